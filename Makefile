@@ -1,0 +1,38 @@
+# Thin: each target calls a tool or a script that a person could call by hand. `make help` lists them.
+PYTHON ?= python3
+PORT ?= 8888
+BIN := .venv/bin
+# A second run reinstalls only when one of these changed.
+METADATA := settings.ini setup.py pyproject.toml
+# Jobs side by side are fastest with one torch thread each.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help lab test notebooks readme clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: $(METADATA)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "ft_tutorial needs Python 3.10 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no 'venv' module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e '.[dev,notebooks]'
+	@touch $@
+
+lab: .venv/.installed  ## open the notebooks in JupyterLab (make lab PORT=9000)
+	@$(BIN)/python tools/lab.py $(PORT)
+
+test: .venv/.installed  ## run all that continuous integration runs
+	@$(BIN)/python tools/run_tests.py
+
+notebooks: .venv/.installed  ## run all notebooks again and keep their new outputs
+	@$(BIN)/python tools/run_notebooks.py --save
+
+readme: .venv/.installed  ## make README.md from nbs/index.ipynb
+	@$(BIN)/python tools/make_readme.py
+
+clean:  ## remove what the other targets made, except .venv
+	rm -rf build dist _site _proc _docs *.egg-info .pytest_cache .hypothesis

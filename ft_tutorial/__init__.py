@@ -1,0 +1,31 @@
+__version__ = "0.1.0"
+
+# Loaded when first used (PEP 562): `import ft_tutorial` and the terms never import torch.
+_public = {
+    "freezing": ["freeze", "unfreeze", "frozen", "status", "split_by", "Status"],
+    "finetuning": ["fine_tune"],
+}
+_module_of = {name: module for module, names in _public.items() for name in names}
+__all__ = sorted(_module_of)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
+
+
+def __getattr__(name):
+    if name not in _module_of:
+        raise AttributeError(f"module 'ft_tutorial' has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        module = import_module(f"{__name__}.{_module_of[name]}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(__name__):
+            raise
+        raise ImportError(
+            f"ft_tutorial.{name} needs the package {error.name!r}, which is not installed here. "
+            "Install it with: pip install ft_tutorial"
+        ) from error
+    globals()[name] = value = getattr(module, name)
+    return value

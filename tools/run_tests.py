@@ -1,0 +1,84 @@
+"""All that continuous integration runs, in order; the first step that fails ends the run.
+
+    python tools/run_tests.py
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from run_notebooks import find_notebooks, run_all
+
+root = Path(__file__).parents[1]
+scripts = Path(sys.executable).parent
+
+
+def sources() -> dict[Path, bytes]:
+    "Every file that nbdev or the README script may write."
+    found = [*root.glob("nbs/**/*.ipynb"), *root.glob("ft_tutorial/*.py"), *root.glob("images/*"),
+             root / "README.md"]
+    return {path: path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts}
+
+
+def call(*command, **options) -> None:
+    "Run a command; its output is shown only when it fails."
+    result = subprocess.run([str(c) for c in command], cwd=root, text=True, capture_output=True, **options)
+    if result.returncode:
+        raise SystemExit(f"FAILED: {' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
+
+
+def nothing_to_export() -> int:
+    "The notebooks are clean, and the package and the README are what they generate."
+    before = sources()
+    call(scripts / "nbdev-export")
+    call(scripts / "nbdev-clean")
+    call(sys.executable, "tools/make_readme.py")
+    after = sources()
+    changed = sorted(str(p.relative_to(root)) for p in before.keys() | after.keys()
+                     if before.get(p) != after.get(p))
+    if changed:
+        raise SystemExit("FAILED: nbdev-export, nbdev-clean or make readme changed: " + ", ".join(changed)
+                         + "\nThey are changed now; look at the difference and commit it.")
+    return 1
+
+
+def notebooks() -> int:
+    passed, failed = run_all(find_notebooks())
+    if failed:
+        raise SystemExit(f"\n{passed} passed, {failed} failed")
+    return passed
+
+
+def tests() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        code = subprocess.call([sys.executable, "-m", "pytest", f"--junitxml={report}"], cwd=root)
+        if code:
+            raise SystemExit(f"FAILED: pytest ended with {code}")
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+        return int(suite.get("tests")) - int(suite.get("skipped"))
+
+
+def wheel_without_torch() -> int:
+    "The built wheel imports where there is no torch, and says what to install when a helper is asked for."
+    with tempfile.TemporaryDirectory() as folder:
+        call(sys.executable, "-m", "build", "--wheel", "--outdir", folder)
+        venv.create(Path(folder) / "venv", with_pip=True)
+        python = Path(folder) / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        call(python, "-m", "pip", "install", "--no-deps", *Path(folder).glob("*.whl"))
+        subprocess.run([python, root / "tools/check_wheel.py"], cwd=folder, check=True)
+    return 1
+
+
+if __name__ == "__main__":
+    total = 0
+    for step in [nothing_to_export, notebooks, tests, wheel_without_torch]:
+        start = time.time()
+        print(f"--- {step.__name__.replace('_', ' ')}", flush=True)
+        total += step()
+        print(f"    {time.time() - start:.0f} s", flush=True)
+    print(f"{total} passed, 0 failed")
