@@ -1,0 +1,296 @@
+"The promise of `freeze` over many kinds of norm layer, optimizer and fit, and under random selectors."
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import fit_flat_cos, fit_one_cycle, lr_find  # noqa: F401 (methods)
+from fastai.callback.training import BnFreeze, GradientAccumulation
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastcore.basics import noop
+from fastai.optimizer import SGD, Adam, OptimWrapper
+from fastai.torch_core import params, set_seed, trainable_params
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ft_tutorial.freezing import freeze, frozen, split_by, status, unfreeze
+
+torch.set_num_threads(1)
+
+
+class Items(list):
+    def new_empty(self):
+        return Items()
+
+
+def body_and_head(model):
+    return [params(model[0]), params(model[1])]
+
+
+def model_with(norm=lambda: nn.BatchNorm1d(8)):
+    body = nn.Sequential(nn.Linear(4, 8), norm(), nn.ReLU())
+    return nn.Sequential(body, nn.Linear(8, 3))
+
+
+def make_learner(path, model=None, splitter=body_and_head, **kwargs):
+    set_seed(0)
+    x = torch.randn(64, 4)
+    items = Items(zip(x, (x[:, 0] > 0).long()))
+    dls = DataLoaders.from_dsets(items, items, bs=16, num_workers=0, device="cpu")
+    learner = Learner(dls, model or model_with(), loss_func=CrossEntropyLossFlat(), splitter=splitter,
+                      path=path, **kwargs)
+    learner.remove_cb(learner.progress)
+    learner.logger = noop
+    return learner
+
+
+def changed(model, train):
+    before = copy.deepcopy(model.state_dict())
+    train()
+    return [name for name, value in model.state_dict().items() if not value.equal(before[name])]
+
+
+def instance_norm():
+    return nn.Sequential(nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten())
+
+
+NORMS = {
+    "batch": lambda: nn.BatchNorm1d(8),
+    "batch without weights": lambda: nn.BatchNorm1d(8, affine=False),
+    "synchronised batch": lambda: nn.SyncBatchNorm(8),
+    "layer": lambda: nn.LayerNorm(8),
+    "instance": instance_norm,
+    "spectral": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
+}
+OPTIMIZERS = {
+    "Adam": Adam,
+    "SGD": partial(SGD, mom=0.9),
+    "AdamW of PyTorch": partial(OptimWrapper, opt=torch.optim.AdamW),
+}
+FITS = {
+    "fit": lambda learner: learner.fit(2, 0.1),
+    "fit_one_cycle": lambda learner: learner.fit_one_cycle(1, 0.1),
+    "fit_flat_cos": lambda learner: learner.fit_flat_cos(1, 0.1),
+    "reset_opt": lambda learner: learner.fit(1, 0.1, reset_opt=True),
+    "accumulation": lambda learner: learner.fit(1, 0.1, cbs=GradientAccumulation(32)),
+}
+HEAD = ["1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_frozen_is_bit_identical_after_every_fit(tmp_path, norm, optimizer):
+    learner = make_learner(tmp_path, model_with(NORMS[norm]), opt_func=OPTIMIZERS[optimizer])
+    body = len(changed(learner.model[0], lambda: learner.fit(1, 0.1)))
+    assert body >= 2  # the control moves
+    assert freeze(learner).ok
+    for fit in FITS.values():
+        assert changed(learner.model, lambda: fit(learner)) == HEAD
+    assert changed(learner.model, lambda: learner.lr_find(show_plot=False)) == []
+    unfreeze(learner)
+    assert not any(module._forward_pre_hooks for module in learner.model.modules() if "Param" not in str(module))
+    assert len(changed(learner.model[0], lambda: learner.fit(1, 0.1))) == body
+
+
+def test_mixed_precision(tmp_path):
+    learner = make_learner(tmp_path, cbs=MixedPrecision(amp_mode="bf16"))
+    freeze(learner)
+    assert changed(learner.model, lambda: learner.fit(1, 0.1)) == HEAD
+
+
+def test_optimizer_state_of_what_stays_trainable_is_kept(tmp_path):
+    learner = make_learner(tmp_path)
+    learner.fit(1, 0.1)
+    head = learner.model[1].weight
+    momentum = learner.opt.state[head]["grad_avg"].clone()
+    freeze(learner)
+    assert learner.opt.state[head]["grad_avg"].equal(momentum)
+    learner.freeze()  # the control: fastai's drops it
+    assert "grad_avg" not in learner.opt.state[head]
+
+
+def test_freeze_then_unfreeze_leaves_no_trace(tmp_path):
+    learner = make_learner(tmp_path, splitter=trainable_params)
+    learner.fit(1, 0.1)
+    before = pickle.dumps(learner.model), [m.training for m in learner.model.modules()], list(learner.cbs)
+    freeze(learner, r"0\.")
+    freeze(learner, r"1\.")
+    with frozen(learner, r"0\.0"):
+        with frozen(learner, r"0\.1"):
+            pass
+    unfreeze(learner)
+    assert before == (pickle.dumps(learner.model), [m.training for m in learner.model.modules()], list(learner.cbs))
+    assert learner.splitter is trainable_params and learner.opt.frozen_idx == 0
+
+
+def test_nested_frozen_restores_the_outer_freeze(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner)
+    with frozen(learner, "1"):
+        names = changed(learner.model, lambda: learner.fit(1, 0.1))
+        assert "0.1.running_mean" in names and "1.weight" not in names
+    assert changed(learner.model, lambda: learner.fit(1, 0.1)) == HEAD
+
+
+@pytest.mark.parametrize("with_opt", [True, False])
+@pytest.mark.parametrize("splitter", [body_and_head, trainable_params])
+def test_survives_save_and_load(tmp_path, with_opt, splitter):
+    learner = make_learner(tmp_path, splitter=splitter)
+    freeze(learner, r"0\.")
+    learner.fit(1, 0.1)
+    learner.save("frozen", with_opt=with_opt)
+    other = make_learner(tmp_path, splitter=splitter).load("frozen", with_opt=with_opt)
+    assert changed(other.model, lambda: other.fit(1, 0.1)) == HEAD
+    unfreeze(other)
+    assert "0.0.weight" in changed(other.model, lambda: other.fit(1, 0.1))
+
+
+@pytest.mark.parametrize("splitter", [body_and_head, trainable_params])
+def test_survives_export_deepcopy_and_pickle(tmp_path, splitter):
+    learner = make_learner(tmp_path, splitter=splitter)
+    freeze(learner, r"0\.")
+    learner.fit(1, 0.1)
+    dls = learner.dls
+    learner.export("learner.pkl")
+    exported = load_learner(tmp_path / "learner.pkl")
+    exported.dls = dls
+    for copied in [exported, copy.deepcopy(learner)]:
+        assert changed(copied.model, lambda: copied.fit(1, 0.1)) == HEAD
+    model = pickle.loads(pickle.dumps(learner.model))
+    assert not any(p.requires_grad for p in model[0].parameters())
+    model.train()(torch.randn(16, 4))
+    assert model[0][1].running_mean.equal(learner.model[0][1].running_mean)
+
+
+def test_tied_weights_are_named(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.decoder.weight = self.encoder.weight
+
+    with pytest.raises(ValueError, match="encoder.weight and decoder.weight are one shared parameter"):
+        freeze(Tied(), "encoder")
+    freeze(Tied(), [r"encoder\.weight", r"decoder\.weight"])
+
+
+def fastai_one_group(path):
+    learner = make_learner(path, splitter=trainable_params)
+    learner.freeze()
+    return learner
+
+
+def fastai_weight_decay(path):
+    learner = make_learner(path)
+    learner.fit(1)
+    learner.freeze()
+    return learner
+
+
+def fastai_bn_freeze(path):
+    learner = make_learner(path, cbs=BnFreeze)
+    learner.freeze()
+    return learner
+
+
+def fastai_frozen_before(path):
+    model = model_with()
+    model[0].requires_grad_(False)
+    return make_learner(path, model, splitter=trainable_params)
+
+
+def fastai_reset(path):
+    learner = make_learner(path)
+    learner.freeze()
+    learner.fit(1, reset_opt=True)
+    return learner
+
+
+def fastai_freeze_to(path):
+    learner = make_learner(path)
+    learner.freeze_to(-5)
+    return learner
+
+
+def fastai_one_rate(path):
+    learner = make_learner(path)
+    learner.unfreeze()
+    learner.fit(1, 1e-2)
+    return learner
+
+
+def fastai_frozen(path):
+    learner = make_learner(path)
+    learner.freeze()
+    return learner
+
+
+@pytest.mark.parametrize("make, said", [
+    (fastai_one_group, "one parameter group"),
+    (fastai_weight_decay, "weight decay moves"),
+    (fastai_bn_freeze, "BnFreeze has no effect"),
+    (fastai_frozen_before, "optimizer does not hold"),
+    (fastai_reset, "learner.summary"),
+    (fastai_freeze_to, "freeze_to"),
+    (fastai_one_rate, "at one rate"),
+    (fastai_frozen, "go on moving"),
+])
+def test_status_finds_it_on_a_plain_fastai_learner(tmp_path, make, said):
+    assert said in repr(status(make(tmp_path)))
+    clean = make_learner(tmp_path)
+    freeze(clean)
+    assert said not in repr(status(clean)) and status(clean).ok  # the control
+
+
+def test_parameters_that_the_optimizer_never_saw_are_refused(tmp_path):
+    learner = fastai_frozen_before(tmp_path)
+    with pytest.raises(ValueError, match="the optimizer does not hold 0.0.weight"):
+        unfreeze(learner)
+    assert not learner.model[0][0].weight.requires_grad
+
+
+def snapshot(learner):
+    model = learner.model
+    return ([p.requires_grad for p in model.parameters()], [m.training for m in model.modules()],
+            [len(m._forward_pre_hooks) for m in model.modules()], len(model._state_dict_hooks),
+            [v.clone() for v in model.state_dict().values()], learner.splitter, learner.opt,
+            learner.opt and pickle.dumps(learner.opt.state_dict()))
+
+
+NAMES = st.sampled_from(["0", "1", r"0\.0", r"0\.1", ".*bias", "nothing", "(", ".*", r"0\.1\.weight"])
+SELECTORS = st.one_of(st.integers(-4, 4), NAMES, st.lists(NAMES, max_size=3), st.sampled_from(
+    [None, 3.5, True, nn.ReLU(), lambda name, parameter: 1, lambda name, parameter: "weight" in name]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(what=SELECTORS, norm=st.sampled_from(sorted(NORMS)), one_group=st.booleans(), fitted=st.booleans(),
+       batchnorm=st.sampled_from(["frozen", "train", "still"]))
+def test_either_it_holds_or_nothing_was_touched(tmp_path, what, norm, one_group, fitted, batchnorm):
+    splitter = trainable_params if one_group else body_and_head
+    learner = make_learner(tmp_path, model_with(NORMS[norm]), splitter=splitter)
+    if fitted:
+        learner.fit(1, 0.1)
+    before = snapshot(learner)
+    try:
+        freeze(learner, what, batchnorm=batchnorm)
+    except (ValueError, TypeError) as error:
+        assert len(str(error)) > 20
+        after = snapshot(learner)
+        assert all(a.equal(b) for a, b in zip(before[4], after[4])) and before[:4] == after[:4]
+        assert before[5:] == after[5:]
+        return
+    still = {n for n, p in learner.model.named_parameters() if not p.requires_grad}
+    assert still and len(still) < len(list(learner.model.parameters()))
+    assert not still & set(changed(learner.model, lambda: learner.fit(1, 0.1)))
+
+
+@pytest.mark.parametrize("patterns", [("0",), ("0", "[01]"), ("0", "1", "head")])
+def test_split_by_refuses_what_does_not_fit(patterns):
+    with pytest.raises(ValueError, match="no group|2 groups|'head'"):
+        split_by(*patterns)(model_with())
