@@ -9,7 +9,8 @@ root = Path(__file__).parents[1]
 
 def lab_command(port: str) -> list[str]:
     "The command line that opens the first notebook; without a display JupyterLab prints its URL."
-    command = [sys.executable, "-m", "jupyterlab", f"--port={port}", str(root / "nbs/index.ipynb")]
+    command = [sys.executable, "-m", "jupyterlab", f"--port={port}",
+               "--LabApp.default_url=/lab/tree/nbs/index.ipynb"]
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
