@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 # %% ../nbs/02_freezing.ipynb #names
 Selector = int | str | nn.Module | Callable | list
@@ -195,7 +196,8 @@ def _hold_of(module: nn.Module):
 def _updates_itself(module: nn.Module) -> bool:
     "Does this layer change its own buffers in training mode?"
     tracks = isinstance(module, _NormBase) and module.running_mean is not None
-    return tracks or isinstance(module, _SpectralNorm)
+    old_spectral = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return tracks or old_spectral or isinstance(module, _SpectralNorm)
 
 def _self_updating(model: nn.Module) -> dict:
     "Each layer that changes its own buffers, and the parameters that decide whether it is frozen."
@@ -220,13 +222,13 @@ _KEY = "ft_tutorial"
 
 class _Record:
     "State-dict hook: what `freeze` froze, remembered on the model and noted in what is saved from it."
-    def __init__(self, names: set, batchnorm: str):
-        self.names, self.batchnorm = sorted(names), batchnorm
+    def __init__(self, names: set, frozen_names: set, batchnorm: str):
+        self.names, self.frozen_names, self.batchnorm = sorted(names), sorted(frozen_names), batchnorm
 
     def __call__(self, module, state_dict, prefix, local_metadata) -> None:
-        frozen = [n for n, p in _named(module).items() if n in self.names and not p.requires_grad]
-        if frozen:
-            local_metadata[_KEY] = {"frozen": frozen, "batchnorm": self.batchnorm}
+        now = sorted(name for name, parameter in _named(module).items() if not parameter.requires_grad)
+        if now == self.frozen_names:  # else another call has changed it since
+            local_metadata[_KEY] = {"frozen": self.names, "batchnorm": self.batchnorm}
 
 def _record_of(model: nn.Module):
     return next((h for h in model._state_dict_hooks.values() if isinstance(h, _Record)), None)
@@ -255,13 +257,14 @@ def _norm_layers(model: nn.Module) -> dict:
         hold = _hold_of(module)
         runs = module in updating and not (hold and hold.holds(module))
         learns = any(parameter.requires_grad for parameter in own)
-        layers[module] = dict(name=name, own=own or updating[module], learns=learns, updates=runs)
+        layers[module] = dict(name=name, own=own, deciders=own or updating[module],
+                              learns=learns, updates=runs)
     return layers
 
 def _still_by_callback(learner, layer: dict) -> bool:
     "Does fastai's BnFreeze hold this layer in evaluation mode?"
     frozen_bn = isinstance(learner, Learner) and any(isinstance(cb, BnFreeze) for cb in learner.cbs)
-    return frozen_bn and not layer["own"][0].requires_grad
+    return frozen_bn and not layer["deciders"][0].requires_grad
 
 def _status_groups(learner) -> list:
     "(name, parameters) of each parameter group; of each child for a module."
@@ -270,27 +273,30 @@ def _status_groups(learner) -> list:
         own = [("(own)", list(model.parameters(recurse=False)))]
         children = [(name, list(child.parameters())) for name, child in model.named_children()]
         return [group for group in children + own if group[1]]
-    first = {}
+    owner = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            first.setdefault(parameter, f"{name or 'model'} {type(module).__name__}")
-    return [(first.get(group[0], "not in the model") if group else "(empty)", group)
-            for group in _groups_of(learner)]
+            owner.setdefault(parameter, name or "model")
+    found = []
+    for group in _groups_of(learner):
+        ends = [owner.get(parameter, "not in the model") for parameter in (group[:1] + group[-1:])]
+        found.append((" to ".join(dict.fromkeys(ends)) or "(empty)", group))
+    return found
 
 # %% ../nbs/02_freezing.ipynb #status-rows
 def _status_rows(learner, layers: dict) -> list:
-    "One row for each parameter group: what will learn in the next fit, and at which rate."
+    "One row for each parameter group: what will learn in the next fit, and the rate that is set now."
     rows, is_learner = [], isinstance(learner, Learner)
     rates = [h["lr"] for h in learner.opt.hypers] if is_learner and learner.opt else []
     for index, (name, group) in enumerate(_status_groups(learner)):
-        inside = [layer for layer in layers.values() if layer["own"][0] in set(group)]
+        inside = [layer for layer in layers.values() if layer["deciders"][0] in set(group)]
         moving = sum(layer["learns"] or layer["updates"] for layer in inside)
+        learns = any(p.requires_grad for p in group)
         row = dict(group=index, name=name, parameters=sum(p.numel() for p in group),
                    trainable=sum(p.numel() for p in group if p.requires_grad),
                    norm_layers=f"{moving} of {len(inside)} move" if inside else "none")
         if is_learner:
-            row["lr"] = f"{rates[index]:.3g}" if rates else f"{learner.lr:.3g}" if isinstance(
-                learner.lr, float) else str(learner.lr)
+            row["lr"] = (f"{rates[index]:.3g}" if rates else str(learner.lr)) if learns else "-"
         rows.append(row)
     return rows
 
@@ -303,8 +309,8 @@ def _norm_problems(learner, layers: dict, record) -> tuple:
         group_frozen = not any(p.requires_grad for p in rest)
         for layer in layers.values():
             moves = layer["learns"] or (layer["updates"] and not _still_by_callback(learner, layer))
-            own_frozen = layer["updates"] and not any(p.requires_grad for p in layer["own"])
-            if layer["own"][0] in set(group) and moves and (group_frozen or own_frozen):
+            own_frozen = layer["updates"] and not any(p.requires_grad for p in layer["deciders"])
+            if layer["deciders"][0] in set(group) and moves and (group_frozen or own_frozen):
                 moving.append(layer["name"])
     if not moving:
         return [], []
@@ -376,7 +382,8 @@ def _apply(model: nn.Module, names: set, batchnorm: str, exempt: set) -> None:
         if freeze_it:
             parameter.grad = None  # else weight decay and momentum would go on moving it
     if names:
-        model.register_state_dict_post_hook(_Record(names, batchnorm))
+        frozen_names = {n for n, p in _named(model).items() if not p.requires_grad}
+        model.register_state_dict_post_hook(_Record(names, frozen_names, batchnorm))
     if batchnorm == "frozen":
         for module, deciders in _self_updating(model).items():
             if deciders and not any(parameter.requires_grad for parameter in deciders):
@@ -449,7 +456,7 @@ def _tell_fastai(learner: Learner, names: set) -> None:
 # %% ../nbs/02_freezing.ipynb #freeze
 def freeze(learner: Learner | nn.Module,  # learner, or plain module, whose selected part stops learning; changed in place
            what: Selector = -1,  # parameter group index (everything before it, as `Learner.freeze_to`), regex matched from the start of parameter names, module, function `(name, parameter) -> bool`, or a list of these
-           *, batchnorm: str = "frozen",  # "frozen": norm layers in that part keep weights and statistics; "train": they go on learning, as in fastai
+           *, batchnorm: str = "frozen",  # "frozen": norm layers in that part keep weights and statistics; "train": they go on learning, as fastai does on a fresh learner
           ) -> "Status":  # what is frozen and what is trainable now
     """Freeze the selected part bit for bit, and make all the rest trainable.
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ft_tutorial.freezing import freeze, frozen, split_by, status, unfreeze
+from ft_tutorial.finetuning import fine_tune
+from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 
 torch.set_num_threads(1)
 
@@ -65,6 +66,7 @@ NORMS = {
     "synchronised batch": lambda: nn.SyncBatchNorm(8),
     "layer": lambda: nn.LayerNorm(8),
     "instance": instance_norm,
+    "old spectral": lambda: nn.utils.spectral_norm(nn.Linear(8, 8)),
     "spectral": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
 }
 OPTIMIZERS = {
@@ -93,7 +95,8 @@ def test_frozen_is_bit_identical_after_every_fit(tmp_path, norm, optimizer):
         assert changed(learner.model, lambda: fit(learner)) == HEAD
     assert changed(learner.model, lambda: learner.lr_find(show_plot=False)) == []
     unfreeze(learner)
-    assert not any(module._forward_pre_hooks for module in learner.model.modules() if "Param" not in str(module))
+    assert not any(isinstance(hook, _HoldStill) for module in learner.model.modules()
+                   for hook in module._forward_pre_hooks.values())
     assert len(changed(learner.model[0], lambda: learner.fit(1, 0.1))) == body
 
 
@@ -294,3 +297,27 @@ def test_either_it_holds_or_nothing_was_touched(tmp_path, what, norm, one_group,
 def test_split_by_refuses_what_does_not_fit(patterns):
     with pytest.raises(ValueError, match="no group|2 groups|'head'"):
         split_by(*patterns)(model_with())
+
+
+def test_a_file_does_not_bring_back_an_older_freeze(tmp_path):
+    learner = make_learner(tmp_path, model_with(lambda: nn.Linear(8, 8)))
+    freeze(learner, r"0\.0")
+    learner.freeze()  # fastai's, later: it holds
+    learner.save("later")
+    learner.load("later")
+    assert not learner.model[0][1].weight.requires_grad and status(learner).notes == []
+
+
+def test_a_file_keeps_fastais_index(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner, batchnorm="train")
+    learner.save("train")
+    other = make_learner(tmp_path).load("train")
+    assert other.opt.frozen_idx == learner.opt.frozen_idx == 1
+
+
+@pytest.mark.parametrize("norm", ["batch without weights", "spectral"])
+def test_fine_tune_trains_every_layer_that_is_no_norm_layer(tmp_path, norm):
+    learner = make_learner(tmp_path, model_with(NORMS[norm]))
+    names = changed(learner.model, lambda: fine_tune(learner, 1))
+    assert "0.0.weight" in names and "1.weight" in names
