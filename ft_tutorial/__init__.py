@@ -2,6 +2,7 @@ __version__ = "0.1.0"
 
 # Loaded when first used (PEP 562): `import ft_tutorial` and the terms never import torch.
 _public = {
+    "terms": ["Run", "name_run", "what_if", "look_up", "SCHOOLS", "SOURCES", "CASES", "GLOSSARY"],
     "freezing": ["freeze", "unfreeze", "frozen", "status", "split_by", "Status"],
     "finetuning": ["fine_tune"],
 }

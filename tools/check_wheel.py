@@ -7,6 +7,8 @@ import ft_tutorial
 assert importlib.util.find_spec("torch") is None, "this environment was to have no torch"
 assert "site-packages" in ft_tutorial.__file__, ft_tutorial.__file__
 assert {"freeze", "unfreeze", "fine_tune", *ft_tutorial.__all__} <= set(dir(ft_tutorial))
+verdicts = ft_tutorial.name_run(ft_tutorial.Run())
+assert verdicts["plain"].fine_tuning, "the terms work without torch"
 try:
     from ft_tutorial import freeze
 except ImportError as error:

@@ -1,0 +1,342 @@
+"""The words: rules on every possible run, tables without a blemish, and the Japanese page beside the English one.
+
+After a look at the Japanese page:  python tests/test_terms.py --looked-at
+"""
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ft_tutorial import rules
+from ft_tutorial.glossary import _key
+from ft_tutorial.terms import (CASES, GLOSSARY, PROPERTIES, SCHOOLS, SOURCES, VALUES, Run, Term, every_run,
+                               look_up, name_run, what_if)
+
+root = Path(__file__).parents[1]
+data = root / "ft_tutorial" / "data" / "terms"
+runs = list(every_run())
+
+
+# The rules once more, in other words and with none of the code that is tested.
+
+def llm_name(run):
+    if run.inherited == "none" or run.update != "gradient" or (run.moved, run.added) == ("none", "none"):
+        return None
+    if run.same_run:
+        return "resumed training"
+    if run.moved == "none":
+        return "parameter-efficient fine-tuning" if run.added == "inside" else "probe"
+    if run.objective_same and not run.labelled:
+        return "continued pretraining"
+    if run.objective_same and run.task_same and run.data != "new":
+        return "more training"
+    if not run.labelled:
+        return "post-training"
+    return "partial fine-tuning" if run.moved == "some" else "full fine-tuning"
+
+
+def second_statement(run):
+    trained = run.inherited in ("some", "all")
+    learning = run.update == "gradient"
+    moving = trained and learning and run.moved != "none"
+    still = trained and learning and run.moved == "none"
+    further = moving or (still and run.added != "none")
+    answers_change = moving or (still and run.added == "inside")
+    setting_new = not (run.task_same and run.domain_same)
+    all_move = moving and run.moved == "all"
+    plain = further and not run.task_same and run.data in ("more", "new")
+    gentle_last = run.after_frozen and run.small_step
+    llm = llm_name(run)
+    return {
+        "plain": (further, plain),
+        "plain_strict": (answers_change, plain),
+        "two_phase": (moving and gentle_last and run.data == "new",
+                      still and run.added in ("head", "outside") and run.data == "new"),
+        "umbrella": (answers_change and setting_new, further and setting_new),
+        "exam": (moving, still and run.added != "none"),
+        "inverse": (still and run.added == "head", further and setting_new),
+        "bert_era": (all_move and not run.task_same and run.labelled, further and not run.task_same),
+        "llm_era": (llm in ("parameter-efficient fine-tuning", "post-training", "partial fine-tuning",
+                            "full fine-tuning"), None),
+        "origins": (all_move and not run.objective_same,
+                    None if run.carrier == "joint" else run.carrier != "none" and setting_new),
+    }
+
+
+def test_rules_on_every_possible_run():
+    assert len(runs) == 44_160
+    for run in runs:
+        for school, (fine, transfer) in second_statement(run).items():
+            got = (rules._llm_era(run) if school == "llm_era" else rules._fine_tuning[school](run))[0]
+            assert (got, rules._transfer_learning[school](run)[0]) == (fine, transfer), (school, run)
+        assert rules._llm_era(run)[2] == llm_name(run), run
+
+
+def test_verdicts_are_the_rules():
+    for run in runs[::97]:
+        verdicts, expected = name_run(run), second_statement(run)
+        assert list(verdicts) == list(expected) == list(SCHOOLS)
+        assert {id: (v.fine_tuning, v.transfer_learning) for id, v in verdicts.items()} == expected
+        for word, column in (("fine_tuning", 0), ("transfer_learning", 1)):
+            said = {answers[column] for answers in expected.values()} - {None}
+            assert verdicts.agree.get(word) == (said.pop() if len(said) == 1 else None)
+        for verdict in verdicts.values():
+            assert verdict.why.startswith("Fine-tuning: ") and verdict.why.endswith(").")
+            assert "ファインチューニング" in verdict.why_ja and verdict.why_ja.endswith("。")
+            assert "None" not in verdict.why and verdict.sources == SCHOOLS[verdict.school.id].sources
+
+
+def test_the_reason_names_facts_that_decide():
+    "Keep the named facts and change any others: the verdict stays."
+    for run in runs[::2003]:
+        for school in SCHOOLS:
+            if school == "llm_era":
+                continue
+            holds, facts = rules._fine_tuning[school](run)
+            alike = [other for other in runs[::29] if all(getattr(other, f) == getattr(run, f) for f in facts)]
+            assert {rules._fine_tuning[school](other)[0] for other in alike} <= {holds}, (school, facts)
+
+
+def test_every_fact_matters():
+    facts = {fact for run in runs[::601] for change in what_if(run).changes if change.flips
+             for fact in (change.fact, *change.also)}
+    assert facts == set(VALUES)
+
+
+def test_what_if_tells_the_truth():
+    for run in runs[::997]:
+        before = name_run(run)
+        for change in what_if(run).changes:
+            after = name_run(change.run)
+            assert getattr(change.run, change.fact) == change.value
+            flips = {(s, w, getattr(before[s], w), getattr(after[s], w)) for s in SCHOOLS
+                     for w in ("fine_tuning", "transfer_learning")}
+            assert {flip for flip in flips if flip[2] != flip[3]} == set(change.flips)
+
+
+# y yes, n no, - no verdict: fine-tuning and transfer learning, one pair for each school; the LLM era's name.
+worked_cases = """
+more-epochs         yn yn nn nn yn nn nn n- nn more training
+cool-down           yn yn nn nn yn nn nn n- nn more training
+linear-probe        yy ny ny ny ny yy ny n- ny probe
+cached-features     yy ny ny ny ny ny ny n- ny probe
+k-nn                nn nn nn nn nn nn nn n- ny None
+zero-shot           nn nn nn nn nn nn nn n- ny None
+new-head-all        yy yy nn yy yn ny yy y- ny full fine-tuning
+head-then-all       yy yy yn yy yn ny yy y- ny full fine-tuning
+top-blocks          yy yy yn yy yn ny ny y- ny partial fine-tuning
+gradual-unfreezing  yy yy yn yy yn ny yy y- yy full fine-tuning
+first-layers-copied yy yy nn yy yn ny yy y- ny full fine-tuning
+domain-shift        yn yn nn yy yn ny nn y- ny full fine-tuning
+dapt                yn yn nn yy yn ny nn n- ny continued pretraining
+instruction-tuning  yy yy nn yy yn ny yy y- yy full fine-tuning
+lora                yy yy nn yy ny ny ny y- ny parameter-efficient fine-tuning
+lora-merged         yy yy nn yy yn ny yy y- yy full fine-tuning
+in-context          nn nn nn nn nn nn nn n- ny None
+distillation        nn nn nn nn nn nn nn n- nn None
+word-vectors        yy yy nn yy yn ny yy y- yy full fine-tuning
+joint-multitask     nn nn nn nn nn nn nn n- n- None
+deep-belief-net     yn yn nn yy yn ny yy y- yy full fine-tuning
+autoencoder-2006    yn yn nn nn yn nn nn y- yn post-training
+swa-tail            yn yn nn nn yn nn nn n- nn resumed training
+resumed             yn yn nn nn yn nn nn n- nn resumed training
+more-data           yn yn nn nn yn nn nn n- nn more training
+prune-retrain       yn yn nn nn yn nn nn n- nn more training
+adabn               nn nn nn nn nn nn nn n- ny None
+higher-resolution   yn yn nn yy yn ny nn n- ny more training
+more-trees          yn nn nn nn ny nn nn n- nn probe
+random-features     nn nn nn nn nn nn nn n- nn None
+from-scratch        nn nn nn nn nn nn nn n- nn None
+hyperparameters     nn nn nn nn nn nn nn n- nn None
+"""
+
+
+def test_worked_cases():
+    letter = {True: "y", False: "n", None: "-"}
+    expected = {line.split()[0]: line.split(None, 10) for line in worked_cases.strip().splitlines()}
+    assert set(expected) == set(CASES) and len(CASES) >= 28
+    for id, case in CASES.items():
+        verdicts = name_run(case.run)
+        pairs = [letter[v.fine_tuning] + letter[v.transfer_learning] for v in verdicts.values()]
+        assert [id, *pairs, str(verdicts["llm_era"].name)] == expected[id]
+
+
+def test_a_function_keeps_its_name_under_plain_when_it_is_stored_otherwise():
+    for one, other in (("linear-probe", "cached-features"), ("lora", "lora-merged")):
+        for school in ("plain", "plain_strict"):
+            a, b = (name_run(CASES[case].run)[school] for case in (one, other))
+            assert (a.fine_tuning, a.transfer_learning) == (b.fine_tuning, b.transfer_learning)
+
+
+def test_bad_input_says_what_to_do():
+    for facts, error, message in (
+            (dict(carrier="none"), ValueError, "set inherited='none' and moved='none'"),
+            (dict(inherited="none", moved="none"), ValueError, "carrier='parameters' needs"),
+            (dict(update="none"), ValueError, "set moved='none'"),
+            (dict(data="old"), ValueError, "('same', 'more', 'new')"),
+            (dict(task_same="no"), TypeError, "bool"),
+            (dict(moved=None), TypeError, "str")):
+        with pytest.raises(error) as caught:
+            Run(**facts)
+        assert message in str(caught.value)
+    for call, error in ((lambda: name_run({}), TypeError), (lambda: name_run(Run(), lang="fr"), ValueError),
+                        (lambda: look_up(3), TypeError), (lambda: what_if("x"), TypeError)):
+        with pytest.raises(error):
+            call()
+    with pytest.raises(AttributeError):
+        Run().moved = "none"
+
+
+def test_tables_show_themselves():
+    for lang in ("en", "ja"):
+        verdicts = name_run(CASES["lora"].run, lang=lang)
+        text = repr(verdicts)
+        assert all(len(line) <= 100 for line in text.splitlines()) and len(text.splitlines()) > 10
+        assert verdicts._repr_html_().count("<tr>") == verdicts._repr_markdown_().count("\n| ") == 10
+        assert f'lang="{lang}"' in verdicts._repr_html_()
+    assert list(name_run(Run()).to_frame().index) == list(SCHOOLS)
+
+
+def test_to_frame_without_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        name_run(Run()).to_frame()
+
+
+# The tables.
+
+def rows(name):
+    with open(data / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in data.glob("*.csv")))
+def test_csv_is_clean(name):
+    raw = (data / name).read_bytes()
+    assert not raw.startswith(b"\xef\xbb\xbf") and b"\r" not in raw and raw.endswith(b"\n")
+    table = rows(name)
+    keys = list(table[0])
+    for row in table:
+        assert None not in row and list(row) == keys, row
+        assert all(value == value.strip() for value in row.values()), row
+    unique = [tuple(row.values())[:2] if name in ("values.csv", "timeline.csv") else row[keys[0]] for row in table]
+    if name != "timeline.csv":
+        assert len(set(unique)) == len(unique)
+    assert len({tuple(row.values()) for row in table}) == len(table)
+
+
+def test_sources():
+    assert len(SOURCES) >= 40 and sum(source.year is not None for source in SOURCES.values()) >= 40
+    assert len({source.quote for source in SOURCES.values()}) == len(SOURCES)
+    for source in SOURCES.values():
+        where = urlsplit(source.address)
+        assert where.scheme in ("http", "https") and "." in where.netloc and source.address.isascii(), source.id
+        assert " " not in source.address
+        assert source.seen and "memory" not in source.seen.casefold(), source.id  # only wording that was seen
+        assert source.language in ("en", "ja") and source.quote
+        assert len(source.quote.split()) <= 30 and len(source.quote) <= 240, source.id
+        assert source.year is None or 1970 <= source.year <= 2026
+        assert source.about in ("fine-tuning", "transfer learning", "both", "forerunner")
+        assert bool(source.asks) == (source.about in ("fine-tuning", "both")), source.id
+        assert set(source.asks) <= set(PROPERTIES) and set(source.asks.values()) <= {"req", "ok", "not"}
+        assert bool(source.transfer) == bool(source.transfer_ja) == (source.about != "fine-tuning"), source.id
+
+
+def test_only_the_trained_start_is_asked_for_by_all():
+    using = [source for source in SOURCES.values() if source.asks]
+    assert "".join(PROPERTIES) == "PDTHFALYZ"
+    for code in PROPERTIES:
+        said = [source.asks.get(code) for source in using]
+        assert (set(said) == {"req"}) == (code == "P")
+        assert code == "P" or ("req" in said and {"ok", "not"} & set(said))
+
+
+def test_every_table_points_to_known_sources():
+    for name in ("schools.csv", "cases.csv"):
+        for row in rows(name):
+            assert set(row["sources"].split()) <= set(SOURCES), row["id"]
+    assert all(school.sources for school in SCHOOLS.values()) and len(SCHOOLS) == 9
+    assert {row["source"] for row in rows("timeline.csv")} <= set(SOURCES)
+    assert [row["year"] for row in rows("timeline.csv")] == sorted(row["year"] for row in rows("timeline.csv"))
+
+
+def test_glossary():
+    assert len(GLOSSARY) >= 30
+    owner = {}
+    for term in GLOSSARY.values():
+        assert term.en and term.ja and term.meaning.endswith(".") and term.meaning_ja.endswith("。")
+        for word in (term.en, term.ja, *term.synonyms, *term.synonyms_ja):
+            assert owner.setdefault(_key(word), term.id) == term.id, f"{word}: {owner[_key(word)]} and {term.id}"
+            assert look_up(word) is term
+    for word in ("微調整", "再学習", "hyperparameter tuning"):
+        assert look_up(word).beware and look_up(word).beware_ja
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text())
+@example("")
+@example("・")
+@example("ファイン・チューニング")
+def test_look_up_answers_or_refuses(word):
+    try:
+        assert isinstance(look_up(word), Term)
+    except LookupError as error:
+        assert "glossary" in str(error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted({t.en for t in GLOSSARY.values()} | {t.ja for t in GLOSSARY.values()})),
+       st.sampled_from([str.upper, str.title, lambda s: f"  {s} ", lambda s: s.replace(" ", "-"),
+                        lambda s: "".join(chr(ord(c) + 0xfee0) if "!" <= c <= "~" else c for c in s)]))
+def test_look_up_takes_every_spelling(word, spell):
+    assert look_up(spell(word)) is look_up(word)
+
+
+def test_import_is_light():
+    code = ("import sys; from ft_tutorial.terms import Run, name_run; repr(name_run(Run())); "
+            "print([m for m in ('torch','fastai','numpy','pandas','matplotlib','fastcore') if m in sys.modules])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+# The Japanese page says the same as the English one.
+
+english, japanese = root / "nbs" / "00_terms.ipynb", root / "nbs" / "ja" / "terms.ipynb"
+looked_at = japanese.with_name("terms_looked_at.json")
+
+
+def claims(path=english):
+    "A checksum for each text and each assertion of the English page."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    return {id: hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:12] for id, text in texts.items()
+            if id not in ("japanese", "imports", "reexport", "test-imports")}
+
+
+def test_the_japanese_page_was_looked_at():
+    before, now = json.loads(looked_at.read_text(encoding="utf-8")), claims()
+    changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
+    assert not changed, (f"nbs/00_terms.ipynb changed in the cells {', '.join(changed)}. Read nbs/ja/terms.ipynb, "
+                         "carry over what it must say too, then: python tests/test_terms.py --looked-at")
+
+
+def test_the_japanese_page_is_japanese():
+    cells = json.loads(japanese.read_text(encoding="utf-8"))["cells"]
+    assert "default_exp" not in "".join("".join(cell["source"]) for cell in cells)
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            assert any("ぁ" <= c <= "ん" for c in text), cell["id"]
+        assert cell["cell_type"] == "markdown" or 'lang="en"' not in text
+
+
+if __name__ == "__main__" and "--looked-at" in sys.argv:
+    looked_at.write_text(json.dumps(claims(), indent=1) + "\n", encoding="utf-8")
+    print(f"recorded {len(claims())} cells in {looked_at.relative_to(root)}")
