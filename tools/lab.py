@@ -11,7 +11,7 @@ def lab_command(port: str) -> list[str]:
     "The command line that opens the first notebook; without a display JupyterLab prints its URL."
     command = [sys.executable, "-m", "jupyterlab", f"--port={port}",
                "--LabApp.default_url=/lab/tree/nbs/index.ipynb",
-               # no question about news, no request to other hosts
+               # no request to other hosts for news or updates
                "--LabApp.news_url=None",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if sys.platform.startswith("linux") and not (
