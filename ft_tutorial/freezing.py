@@ -209,11 +209,9 @@ def _self_updating(model: nn.Module) -> dict:
         parent = name
         while not deciders and parent:  # without own parameters it goes with the layer before it
             parent = parent.rpartition(".")[0]
-            inside = list(modules[parent].named_parameters())
-            order = [m for m in modules[parent].modules()]
-            place = order.index(module)
-            before = [p for m in order[:place] for p in m.parameters(recurse=False)]
-            deciders = before[-1:] or [p for _, p in inside][:1]
+            order = list(modules[parent].modules())
+            before = [p for m in order[:order.index(module)] for p in m.parameters(recurse=False)]
+            deciders = before[-1:] or list(modules[parent].parameters())[:1]
         found[module] = deciders
     return found
 
@@ -547,11 +545,11 @@ def load(self: Learner, file, device=None, **kwargs):
 # %% ../nbs/02_freezing.ipynb #split
 def _split(model: nn.Module, patterns: tuple) -> list:
     "The parameters of `model` in one group for each pattern."
-    groups = {}
+    groups, named = {}, _named(model)
     for pattern in patterns:
         for name in _select_pattern(model, pattern):
-            groups.setdefault(_named(model)[name], {})[pattern] = name
-    for name, parameter in _named(model).items():
+            groups.setdefault(named[name], {})[pattern] = name
+    for name, parameter in named.items():
         found = groups.get(parameter, {})
         if len(found) != 1:
             where = f"is in {len(found)} groups, {' and '.join(map(repr, found))}" if found else "is in no group"
