@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 _public = {
     "terms": ["Run", "name_run", "what_if", "look_up", "SCHOOLS", "SOURCES", "CASES", "GLOSSARY"],
     "freezing": ["freeze", "unfreeze", "frozen", "status", "split_by", "Status"],
+    "movement": ["moved", "compare", "Movement"],
     "finetuning": ["fine_tune"],
 }
 _module_of = {name: module for module, names in _public.items() for name in names}

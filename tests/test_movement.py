@@ -1,0 +1,148 @@
+"""What a cell of the movement notebooks does not show: other kinds of networks, files, and random tensors."""
+
+import pytest
+import torch
+from fastai.text.models.awdlstm import AWD_LSTM
+from fastai.text.models.core import get_language_model, get_text_classifier
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ft_tutorial.differences import _difference, _snapshot
+from ft_tutorial.freezing import freeze
+from ft_tutorial.matching import match, tensors_of
+from ft_tutorial.movement import compare, moved
+
+TINY = dict(emb_sz=8, n_hid=8, n_layers=2, pad_token=1, bidir=False, output_p=0.0, hidden_p=0.0,
+            input_p=0.0, embed_p=0.0, weight_p=0.0)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 50), st.sampled_from([torch.float16, torch.float32, torch.float64]))
+@settings(max_examples=50, deadline=None)
+def test_difference_is_the_formula(seed, size, dtype):
+    torch.manual_seed(seed)
+    before = torch.randn(size).to(dtype)
+    after = torch.where(torch.rand(size) < 0.5, before, torch.randn(size).to(dtype))
+    found = _difference(before, after)
+    assert found["changed"] == int((before != after).sum())
+    assert found["distance"] == pytest.approx((after.double() - before.double()).norm().item(), abs=1e-12)
+    assert found["norm"] == pytest.approx(before.double().norm().item())
+
+
+def test_a_view_that_is_not_contiguous():
+    whole = torch.arange(12.0).reshape(3, 4)
+    assert _difference(whole.t(), whole.t().clone())["changed"] == 0
+
+
+def test_whole_numbers_booleans_and_complex_numbers():
+    assert _difference(torch.tensor([1, 2]), torch.tensor([1, 3])) == {"changed": 1}
+    assert _difference(torch.tensor([1j]), torch.tensor([1j]))["changed"] == 0
+    assert _difference(torch.tensor([1j]), torch.tensor([2j]))["changed"] == 1
+
+
+def test_tied_weights_are_one_copy_and_both_names_move():
+    config = dict(TINY, tie_weights=True, out_bias=True)
+    model = get_language_model(AWD_LSTM, 30, config)
+    tensors = tensors_of(model)[0]
+    tied = [name for name, t in tensors.items() if t is model[1].decoder.weight]
+    assert len(tied) >= 2
+    with moved(model) as movement, torch.no_grad():
+        model[1].decoder.weight[0] += 1
+    assert [movement[name].state for name in tied] == ["moved"] * len(tied)
+    assert sum(t.nbytes for t in {id(t): t for t in movement._old.values()}.values()) \
+        == sum(t.nbytes for t in {id(t): t for t in tensors.values()}.values())
+
+
+def test_a_text_classifier_answers_the_same_twice():
+    "Its encoder carries a hidden state from batch to batch, which must not be taken for a change."
+    model = get_text_classifier(AWD_LSTM, 30, 3, config=TINY)
+    batch = torch.randint(2, 30, (4, 12))
+    with moved(model) as movement:
+        pass
+    assert movement.same_function(batch) and movement.same_function(batch, part="")
+    with moved(model) as movement, torch.no_grad():
+        model[0].module.encoder.weight.add_(0.1)
+    assert not movement.same_function(batch)
+
+
+def test_modes_and_buffers_are_left_alone_by_same_function():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2))
+    model.train()
+    model[0][1].eval()
+    with moved(model) as movement, torch.no_grad():
+        model[0][0].weight.mul_(2)
+    with moved(model) as after:
+        assert not movement.same_function(torch.randn(8, 4))
+    assert {c.state for c in after.changes.values()} == {"equal"}
+    assert model.training and model[0][0].training and not model[0][1].training
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda m: nn.Sequential(m, nn.Linear(2, 2))])
+def test_wrapped_networks_are_paired(wrap):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    movement = compare(model, wrap(model))
+    kept = [c for c in movement.changes.values() if c.was is not None]
+    assert len(kept) == len(model.state_dict())
+    assert {c.state for c in kept} == {"equal"}
+
+
+def test_files(tmp_path):
+    model = nn.Linear(3, 2)
+    torch.save(model.state_dict(), tmp_path / "source.pth")
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(model.state_dict(), tmp_path / "source.safetensors")
+    for file in ("source.pth", "source.safetensors"):
+        movement = compare(str(tmp_path / file), model)
+        assert movement.summary == "2 tensors: 2 equal bit for bit"
+    (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(ValueError, match="not a file of weights"):
+        compare(tmp_path / "bad.safetensors", model)
+
+
+def test_frozen_by_requires_grad_is_checked_in_a_plain_loop():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    held = [*model[0].parameters(), *model[1].parameters()]
+    for parameter in held:
+        parameter.requires_grad_(False)
+
+    def loop():
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        for _ in range(3):
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with moved(model) as movement:
+        loop()
+    with pytest.raises(AssertionError, match="1.running_mean"):
+        movement.check()  # the control: statistics go on moving without a gradient
+    freeze(model, "[01][.]")
+    with moved(model) as movement:
+        loop()
+    movement.check()
+    assert movement["2.weight"].state == "moved"
+
+
+def test_a_norm_layer_that_was_asked_to_move_is_not_called_frozen():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    freeze(model, "[01][.]", batchnorm="train")
+    with moved(model) as movement:
+        model(torch.randn(8, 4))
+    assert movement["1.running_mean"].state == "moved"
+    movement.check()
+
+
+def test_pairs_are_one_to_one():
+    one, two = (nn.Sequential(*[nn.Linear(4, 4) for _ in range(n)]) for n in (3, 5))
+    pairs = match(tensors_of(one)[0], tensors_of(two)[0])
+    assert len(set(pairs.values())) == len(pairs) == 6
+
+
+def test_a_snapshot_is_not_moved_by_training():
+    model = nn.Linear(2, 2)
+    copies = _snapshot(tensors_of(model)[0])
+    kept = {name: copy.clone() for name, copy in copies.items()}
+    with torch.no_grad():
+        model.weight.zero_()
+    assert all(torch.equal(kept[name], copies[name]) for name in kept)
