@@ -6,6 +6,7 @@ _public = {
     "freezing": ["freeze", "unfreeze", "frozen", "status", "split_by", "Status"],
     "movement": ["moved", "compare", "Movement"],
     "finetuning": ["fine_tune"],
+    "naming": ["describe_run", "Description"],
 }
 _module_of = {name: module for module, names in _public.items() for name in names}
 __all__ = sorted(_module_of)

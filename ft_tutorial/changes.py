@@ -28,6 +28,7 @@ def _change(name: str, tensor, was, before: dict, **known) -> Change:
     seen = _difference(before[was], tensor)
     return Change(**known, state="moved" if seen["changed"] else "equal", **seen)
 
+# %% ../nbs/03c_changes.ipynb #all-changes
 def _all_changes(before: dict, after: dict, buffers: set, frozen: set, groups: dict, pairs: dict) -> dict:
     "One `Change` for each tensor that is there or was there, by name; `frozen` has names from before."
     found = {}
@@ -60,7 +61,8 @@ def _row(changes: list) -> dict:
 class Movement:
     "What a run changed: a row for each tensor, layer and group; `check()`, `plot()`, `same_function()`."
     def __init__(self):
-        self._changes = self._old = self._after = None  # filled when the run has ended
+        self._changes = None  # filled when the run has ended
+        self._old = self._new = self._after = None  # tensors before; tensors after, of `compare`; the network
 
     @property
     def changes(self) -> dict:
@@ -69,19 +71,21 @@ class Movement:
             raise RuntimeError("the run has not ended: look at the movement after the `with` block")
         return self._changes
 
-    def __getitem__(self, name: str) -> Change:
-        if name not in self.changes:
-            near = get_close_matches(name, list(self.changes), n=3, cutoff=0.3)
-            raise KeyError(f"no tensor is named {name!r}. Nearest names: {', '.join(near)}")
-        return self.changes[name]
-
     def __repr__(self):
         return f"{self.summary}\n{self.by_group!r}" if self._changes else "Movement of a run that has not ended"
 
     def _repr_html_(self):
         return f"<p>{self.summary}</p>{self.by_group._repr_html_()}" if self._changes else f"<p>{self!r}</p>"
 
-# %% ../nbs/03c_changes.ipynb #tables
+# %% ../nbs/03c_changes.ipynb #get-item
+@patch
+def __getitem__(self: Movement, name: str) -> Change:
+    if name not in self.changes:
+        near = get_close_matches(name, list(self.changes), n=3, cutoff=0.3)
+        raise KeyError(f"no tensor is named {name!r}. Nearest names: {', '.join(near)}")
+    return self.changes[name]
+
+# %% ../nbs/03c_changes.ipynb #table
 @patch(as_prop=True)
 def table(self: Movement) -> Table:
     "One row for each tensor."
@@ -104,6 +108,7 @@ def by_group(self: Movement) -> Table:
     "One row for each parameter group of a learner; for each first-level child of a module."
     return _gathered(self, "group")
 
+# %% ../nbs/03c_changes.ipynb #summary-line
 @patch(as_prop=True)
 def summary(self: Movement) -> str:
     "One sentence: how many tensors moved, are equal, new, reshaped or lost."

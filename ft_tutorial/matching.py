@@ -73,7 +73,10 @@ _WRAPPERS = {"base_layer", "_orig_mod"}  # put inside names by peft and torch.co
 
 def _plain(name: str) -> tuple:
     "The words of a name without those that wrappers put inside it."
-    return tuple(word for word in name.split(".") if word not in _WRAPPERS)
+    words = name.removesuffix(".original").split(".")
+    if name.endswith(".original"):  # torch's parametrizations keep the tensor under this name
+        words.remove("parametrizations")
+    return tuple(word for word in words if word not in _WRAPPERS)
 
 def _suffixes(words: tuple) -> list:
     "(prefix, suffix) cuts whose suffix has two words or more, or is the whole name."

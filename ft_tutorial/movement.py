@@ -227,10 +227,11 @@ def compare(before: Learner | nn.Module | dict | str | Path,  # learner, module,
     "Compare two networks tensor by tensor, through changed names; a file is read without running code from it."
     movement = Movement()
     movement._old, old_buffers = tensors_of(before)
-    new, buffers = tensors_of(after)
-    pairs = match(movement._old, new)
+    movement._new, buffers = tensors_of(after)
+    pairs = match(movement._old, movement._new)
     is_model = isinstance(after, (Learner, nn.Module))
     frozen = {pairs[name] for name in _frozen_names(after) if name in pairs} if is_model else set()
     movement._after = after if is_model else None
-    movement._changes = _all_changes(movement._old, new, buffers | old_buffers, frozen, _groups(after, new), pairs)
+    movement._changes = _all_changes(movement._old, movement._new, buffers | old_buffers, frozen,
+                                     _groups(after, movement._new), pairs)
     return movement
