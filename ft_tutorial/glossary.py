@@ -28,10 +28,10 @@ class Term:
     synonyms_ja: tuple[str, ...]  # other Japanese words for it
     beware: str  # false friends and traps; may be empty
     beware_ja: str  # the same in Japanese
+    seen: str  # where the Japanese word was read in use
 
     def __repr__(self): return _term_text(self)
     def _repr_html_(self): return _term_table(self)._repr_html_()
-    def _repr_markdown_(self): return _term_table(self)._repr_markdown_()
 
 # %% ../nbs/00d_glossary.ipynb #term-show
 def _term_table(term: Term) -> Table:
@@ -53,9 +53,7 @@ GLOSSARY = MappingProxyType({row["id"]: Term(**{
     for name, text in row.items()}) for row in _rows("glossary.csv")})
 
 # %% ../nbs/00d_glossary.ipynb #key
-def _key(
-    word: str,  # a word as people type it
-) -> str:  # the same for all its spellings and inflections
+def _key(word: str) -> str:  # the same for all its spellings and inflections
     "Fold case, width, separators, kana and inflection."
     text = unicodedata.normalize("NFKC", word).casefold().strip()
     text = re.sub(r"(を?(する|した|して|しました|します|される|された|している|していた|させる|しない))$", "", text)
@@ -68,9 +66,7 @@ _index = {_key(word): term for term in reversed(GLOSSARY.values())
           for word in (term.id, term.en, term.ja, *term.synonyms, *term.synonyms_ja)}
 
 # %% ../nbs/00d_glossary.ipynb #nearest
-def _nearest(
-    key: str,  # folded word that is not in the glossary
-) -> list[Term]:  # three terms at most
+def _nearest(key: str) -> list[Term]:  # three terms at most
     "The terms whose words look most like it."
     from difflib import get_close_matches
     parts = [other for other in _index if key and (key in other or other in key)]

@@ -16,9 +16,7 @@ from importlib.resources import files
 from types import MappingProxyType
 
 # %% ../nbs/00b_rules.ipynb #rows
-def _rows(
-    name: str,  # file name in the folder `data/terms` of this package
-) -> list[dict[str, str]]:  # one dictionary per row
+def _rows(name: str) -> list[dict[str, str]]:  # one dictionary per row
     "Read a small table that comes with the package."
     path = files("ft_tutorial") / "data" / "terms" / name
     with path.open(encoding="utf-8", newline="") as file:
@@ -56,9 +54,7 @@ class Run:
             raise ValueError(f"impossible run: {reason}")
 
 # %% ../nbs/00b_rules.ipynb #check-values
-def _check_values(
-    run: Run,  # run whose every fact must have a documented value
-):
+def _check_values(run: Run):
     "Raise `ValueError` for an unknown value, with the list; `TypeError` for a wrong type."
     for fact, allowed in VALUES.items():
         value = getattr(run, fact)
@@ -69,9 +65,7 @@ def _check_values(
             raise ValueError(f"{fact} must be one of {allowed}, got {value!r}")
 
 # %% ../nbs/00b_rules.ipynb #impossible
-def _impossible(
-    run: Run,  # run to look at
-) -> str | None:  # the reason why no such run can exist
+def _impossible(run: Run) -> str | None:  # the reason why no such run can exist
     "Say why these facts contradict each other."
     if run.carrier == "parameters" and run.inherited == "none":
         return "carrier='parameters' needs inherited='some' or 'all'; or set carrier='none'"
@@ -87,10 +81,7 @@ def _impossible(
 Condition = Callable[[Run], tuple]  # run -> (holds, facts that decided)
 
 
-def _is(
-    fact: str,  # name of a fact
-    *values,  # values with which the condition holds
-) -> Condition:
+def _is(fact: str, *values) -> Condition:
     "Holds when `fact` has one of `values`."
     return lambda run: (getattr(run, fact) in values, (fact,))
 
@@ -168,9 +159,7 @@ _llm_names = (  # (what must hold, the name, in Japanese, is it fine-tuning?): t
 )
 
 # %% ../nbs/00b_rules.ipynb #llm-rule
-def _llm_era(
-    run: Run,  # run to name
-) -> tuple:  # (is it fine-tuning, facts that decided, name, name in Japanese)
+def _llm_era(run: Run) -> tuple:  # (is it fine-tuning, facts that decided, name, name in Japanese)
     "What the LLM era calls the run: the first name that fits."
     holds, facts = _all(_starts, _further)(run)
     if not holds:
@@ -246,9 +235,7 @@ class Case:
     sources: tuple[Source, ...]  # who did it, or named it
 
 # %% ../nbs/00b_rules.ipynb #cases-data
-def _case(
-    row: dict[str, str],  # one row of cases.csv; an empty fact has its default
-) -> Case:
+def _case(row: dict[str, str]) -> Case:
     "Read one worked case."
     facts = {fact: {"True": True, "False": False}.get(row[fact], row[fact])
              for fact in VALUES if row[fact]}

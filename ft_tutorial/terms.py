@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['CASES', 'GLOSSARY', 'PROPERTIES', 'QUESTIONS', 'SCHOOLS', 'SOURCES', 'VALUES', 'Case', 'Change', 'Quiz', 'Run',
            'School', 'Source', 'Table', 'Term', 'Verdict', 'Verdicts', 'WhatIf', 'case_table', 'count_asks',
-           'draw_matrix', 'draw_timeline', 'draw_two_by_two', 'every_run', 'look_up', 'name_run', 'quotes',
-           'show_figure', 'what_if']
+           'draw_matrix', 'draw_timeline', 'draw_two_by_two', 'every_run', 'look_up', 'name_run', 'property_table',
+           'quotes', 'settled', 'show_figure', 'timeline', 'what_if']
 
 # %% ../nbs/00_terms.ipynb #imports
 from .exhibits import (Quiz, case_table, count_asks, draw_matrix, draw_timeline,
-                                  draw_two_by_two, quotes, show_figure)
+                                  draw_two_by_two, property_table, quotes, show_figure, timeline)
+from .flips import Change, WhatIf, settled, what_if
 from .glossary import GLOSSARY, Term, look_up
 from .rules import (CASES, PROPERTIES, QUESTIONS, SCHOOLS, SOURCES, VALUES, Case, Run,
                                School, Source, every_run)
-from .verdicts import Change, Table, Verdict, Verdicts, WhatIf, name_run, what_if
+from .verdicts import Table, Verdict, Verdicts, name_run
 
 # %% ../nbs/00_terms.ipynb #reexport
 _all_ = ["CASES", "GLOSSARY", "PROPERTIES", "QUESTIONS", "SCHOOLS", "SOURCES", "VALUES", "Case",
          "Change", "Quiz", "Run", "School", "Source", "Table", "Term", "Verdict", "Verdicts",
          "WhatIf", "case_table", "count_asks", "draw_matrix", "draw_timeline", "draw_two_by_two",
-         "every_run", "look_up", "name_run", "quotes", "show_figure", "what_if"]
+         "every_run", "look_up", "name_run", "property_table", "quotes", "settled", "show_figure",
+         "timeline", "what_if"]
