@@ -11,10 +11,13 @@ import re
 from difflib import get_close_matches
 
 import torch
+from fastai.learner import Learner
 from fastcore.basics import patch
+from torch import nn
 
 # %% ../nbs/03c_changes.ipynb #imports-own
 from .differences import Change, _difference, _relative
+from .freezing import _model_of, _norm_layers, _record_of, _status_groups
 from .tables import Table
 
 # %% ../nbs/03c_changes.ipynb #changes
@@ -43,6 +46,37 @@ def _all_changes(before: dict, after: dict, buffers: set, frozen: set, groups: d
             frozen=name in frozen, state="lost", shape=(), values=before[name].numel())
     return found
 
+# %% ../nbs/03c_changes.ipynb #frozen-names
+def _frozen_names(source: Learner | nn.Module) -> set:
+    "Names of the parameters and buffers that are frozen: by requires_grad, or by fastai's own account."
+    model, record = _model_of(source), _record_of(_model_of(source))
+    held = {p for p in model.parameters() if not p.requires_grad}
+    asked_to_move = record and record.batchnorm == "train"
+    if isinstance(source, Learner) and source.opt is not None and not asked_to_move:
+        held |= {p for group in source.opt.param_lists[:source.opt.frozen_idx] for p in group}
+    names = {name for name, p in model.named_parameters(remove_duplicate=False) if p in held}
+    layers = {layer["name"]: layer["deciders"] for layer in _norm_layers(model).values()}
+    for prefix, module in model.named_modules():
+        deciders = layers.get(prefix, list(module.parameters(recurse=False)))
+        if deciders and set(deciders) <= held and not (asked_to_move and prefix in layers):
+            names |= {prefix + "." * bool(prefix) + name for name, _ in module.named_buffers(recurse=False)}
+    return names
+
+# %% ../nbs/03c_changes.ipynb #groups
+def _groups(source, names: list) -> dict:
+    "The group of each tensor; a buffer goes with the nearest parameter before it in its network."
+    if not isinstance(source, (Learner, nn.Module)):
+        return {name: name.partition(".")[0] for name in names}
+    model = _model_of(source)
+    group_of = {p: f"{i}: {name}" for i, (name, group) in enumerate(_status_groups(source)) for p in group}
+    found, last = {}, "(none)"
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        start = prefix + "." * bool(prefix)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found[start + name] = last = group_of.get(parameter, "(none)")
+        found |= {start + name: last for name, _ in module.named_buffers(recurse=False)}
+    return found
+
 # %% ../nbs/03c_changes.ipynb #row
 def _row(changes: list) -> dict:
     "Several changes in one row; the relative change is that of the parameters together."
@@ -62,7 +96,8 @@ class Movement:
     "What a run changed: a row for each tensor, layer and group; `check()`, `plot()`, `same_function()`."
     def __init__(self):
         self._changes = None  # filled when the run has ended
-        self._old = self._new = self._after = None  # tensors before; tensors after, of `compare`; the network
+        self._old = self._new = None  # tensors before; tensors after, of `compare` only
+        self._before = self._after = None  # the networks
 
     @property
     def changes(self) -> dict:
@@ -72,16 +107,18 @@ class Movement:
         return self._changes
 
     def __repr__(self):
-        return f"{self.summary}\n{self.by_group!r}" if self._changes else "Movement of a run that has not ended"
+        ended = self._changes is not None
+        return f"{self.summary}\n{self.by_group!r}" if ended else "Movement of a run that has not ended"
 
     def _repr_html_(self):
-        return f"<p>{self.summary}</p>{self.by_group._repr_html_()}" if self._changes else f"<p>{self!r}</p>"
+        ended = self._changes is not None
+        return f"<p>{self.summary}</p>{self.by_group._repr_html_()}" if ended else f"<p>{self!r}</p>"
 
 # %% ../nbs/03c_changes.ipynb #get-item
 @patch
 def __getitem__(self: Movement, name: str) -> Change:
     if name not in self.changes:
-        near = get_close_matches(name, list(self.changes), n=3, cutoff=0.3)
+        near = get_close_matches(str(name), list(self.changes), n=3, cutoff=0.3) or list(self.changes)[:3]
         raise KeyError(f"no tensor is named {name!r}. Nearest names: {', '.join(near)}")
     return self.changes[name]
 
@@ -128,11 +165,14 @@ def check(self: Movement,
     """Raise `AssertionError`, by name, when a frozen tensor did not stay equal bit for bit.
 
     Raises `ValueError` when there is nothing to check: a check that cannot fail says nothing."""
-    chosen = [c for name, c in self.changes.items() if c.state != "added"
-              and (c.frozen if what is None else re.match(what, name))]
+    try:
+        chosen = [c for name, c in self.changes.items() if c.state != "added"
+                  and (c.frozen if what is None else re.match(what, name))]
+    except re.error as error:
+        raise ValueError(f"{what!r} is not a regular expression: {error}") from None
     if not chosen:
-        raise ValueError("nothing was frozen when the run began, so there is nothing to check. Freeze first, or "
-                         "say which tensors must be equal: check(regex)" if what is None
+        raise ValueError("nothing was frozen when the run began, so there is nothing to check. Freeze before "
+                         "the `with` block, or say which tensors must be equal: check(regex)" if what is None
                          else f"no tensor name starts with a match of {what!r}")
     wrong = [c for c in chosen if c.state != "equal"]
     if wrong:

@@ -50,8 +50,6 @@ _PIECE = 1 << 20  # values compared at a time
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     "The same memory seen as whole numbers, so that NaN equals NaN and 0 differs from -0."
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.view(kinds[tensor.element_size()])
 
@@ -60,24 +58,39 @@ def _pieces(tensor: torch.Tensor) -> Iterator:
         yield piece.cpu()
 
 # %% ../nbs/03b_differences.ipynb #difference
+def _same_type(old: torch.Tensor, new: torch.Tensor) -> tuple:
+    "Both in the coarser of their two types, so that a cast alone is no difference; complex numbers as pairs."
+    if old.dtype != new.dtype:
+        coarse = min(old.dtype, new.dtype, key=lambda dtype: dtype.itemsize)
+        old, new = old.to(coarse), new.to(coarse)
+    return tuple(torch.view_as_real(t).flatten() if t.is_complex() else t for t in (old, new))
+
 def _difference(before: torch.Tensor, after: torch.Tensor) -> dict:
     "How many values differ, and for floating point the L2 distance, norm and cosine."
     changed, sums = 0, torch.zeros(4, dtype=torch.float64)
-    real = before.is_floating_point()
     for old, new in zip(_pieces(before), _pieces(after)):
-        same_kind = old.dtype == new.dtype
-        differ = _bits(old) != _bits(new) if same_kind else old.double() != new.double()
-        now = int(differ.sum())
+        old, new = _same_type(old, new)
+        now = int((_bits(old) != _bits(new)).sum())
         changed += now
-        if real:
+        if old.is_floating_point():
             old, new = old.double(), new.double()
             step = new - old if now else old.new_zeros(1)
             sums += torch.stack([step @ step, old @ old, new @ new, old @ new])
-    if not real:
+    if not (before.is_floating_point() or before.is_complex()):
         return dict(changed=changed)
     step, old, new, both = sums.tolist()
     similarity = both / math.sqrt(old * new) if old * new > 0 else None
     return dict(changed=changed, distance=math.sqrt(step), norm=math.sqrt(old), similarity=similarity)
+
+# %% ../nbs/03b_differences.ipynb #alike
+def _alike(source: torch.Tensor, tensor: torch.Tensor) -> bool | None:
+    "Does `tensor` come from `source`? None where the numbers are too few or too plain to say."
+    seen = _difference(source, tensor)
+    if not seen["changed"] and tensor.unique().numel() > 1:
+        return True
+    if tensor.dim() < 2 or tensor.numel() < 4 or seen.get("similarity") is None:
+        return None
+    return seen["similarity"] > max(0.1, min(0.7, 4 / math.sqrt(tensor.numel())))
 
 # %% ../nbs/03b_differences.ipynb #snapshot
 def _snapshot(tensors: dict) -> dict:

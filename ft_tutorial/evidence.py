@@ -9,22 +9,10 @@ __all__ = ['Evidence', 'evidence_of']
 import math
 from dataclasses import dataclass
 
-import torch
-
 # %% ../nbs/05a_evidence.ipynb #imports-own
 from .changes import Movement
-from .differences import _difference
+from .differences import _alike
 from .matching import match, tensors_of
-
-# %% ../nbs/05a_evidence.ipynb #similar
-def _alike(source: torch.Tensor, tensor: torch.Tensor) -> bool | None:
-    "Does `tensor` come from `source`? None where the numbers are too few or too plain to say."
-    seen = _difference(source, tensor)
-    if not seen["changed"] and tensor.unique().numel() > 1:
-        return True
-    if tensor.dim() < 2 or tensor.numel() < 64 or seen.get("similarity") is None:
-        return None
-    return seen["similarity"] > max(0.1, 4 / math.sqrt(tensor.numel()))
 
 # %% ../nbs/05a_evidence.ipynb #inherited-names
 def _inherited(source: dict, start: dict) -> tuple:

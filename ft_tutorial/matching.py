@@ -8,6 +8,7 @@ __all__ = ['tensors_of', 'match']
 # %% ../nbs/03a_matching.ipynb #imports
 from collections import Counter
 from difflib import SequenceMatcher
+from hashlib import sha1
 from pathlib import Path
 from pickle import UnpicklingError
 from zipfile import is_zipfile
@@ -16,6 +17,7 @@ import torch
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 # %% ../nbs/03a_matching.ipynb #read-file
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
@@ -23,7 +25,7 @@ _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 def _read(path: Path) -> dict:
     "The tensors in a weights file; nothing in it is executed."
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path.absolute()}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -36,9 +38,24 @@ def _read(path: Path) -> dict:
             raise ValueError(f"{path} holds more than tensors, and opening it could run code. Save the "
                              "state dict instead: torch.save(model.state_dict(), path)") from error
         raise ValueError(f"{path} is not a file of weights, or is damaged") from error
-    while isinstance(found, dict) and (inner := [k for k in _CONTAINERS if isinstance(found.get(k), dict)]):
+    return found if isinstance(found, dict) else {}
+
+def _unpack(found: dict) -> dict:
+    "The state dict in a checkpoint that holds other things beside it."
+    while inner := [key for key in _CONTAINERS if isinstance(found.get(key), dict)]:
         found = found[inner[0]]
     return found
+
+# %% ../nbs/03a_matching.ipynb #checked
+def _checked(tensors: dict, what: str) -> dict:
+    "The tensors, or an error where there are none, or where one holds no numbers that can be compared."
+    if not tensors:
+        raise ValueError(f"no tensors found in {what}: expected named parameters or buffers, as model.state_dict() gives")
+    for name, tensor in tensors.items():
+        if tensor.is_meta or is_lazy(tensor) or tensor.layout != torch.strided:
+            raise ValueError(f"{name} holds no numbers to compare: it is "
+                             + ("not yet initialized" if is_lazy(tensor) else "on the meta device" if tensor.is_meta else "sparse"))
+    return tensors
 
 # %% ../nbs/03a_matching.ipynb #tensors-of
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -57,15 +74,14 @@ def tensors_of(source: Learner | nn.Module | dict | str | Path,  # learner, modu
             own = module.named_parameters(recurse=False, remove_duplicate=False)
             tensors |= {start + key: p for key, p in own} | held
             buffers |= set(held)
-        return tensors, buffers
+        return _checked(tensors, "the network"), buffers
     if isinstance(source, (str, Path)):
         source = _read(Path(source))
     elif not isinstance(source, dict):
         raise TypeError("expected a learner, a module, a state dict or the path of a weights file, "
                         f"not {type(source).__name__}")
-    tensors = {str(name): value for name, value in source.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise ValueError("no tensors found: expected names and tensors, as model.state_dict() gives them")
+    tensors = {str(name): value for name, value in _unpack(source).items() if isinstance(value, torch.Tensor)}
+    _checked(tensors, "what was given")
     return tensors, {name for name in tensors if name.rpartition(".")[2] in _STATISTICS}
 
 # %% ../nbs/03a_matching.ipynb #plain-name
@@ -73,8 +89,8 @@ _WRAPPERS = {"base_layer", "_orig_mod"}  # put inside names by peft and torch.co
 
 def _plain(name: str) -> tuple:
     "The words of a name without those that wrappers put inside it."
-    words = name.removesuffix(".original").split(".")
-    if name.endswith(".original"):  # torch's parametrizations keep the tensor under this name
+    words = name.removesuffix(".original").removesuffix("_orig").split(".")  # torch's parametrizations and pruning
+    if name.endswith(".original"):
         words.remove("parametrizations")
     return tuple(word for word in words if word not in _WRAPPERS)
 
@@ -113,32 +129,65 @@ def _by_prefix(before: dict, after: dict) -> tuple:
                 del before[source], after[words]
     return pairs, changes
 
+# %% ../nbs/03a_matching.ipynb #by-content
+def _marks(tensors: dict) -> dict:
+    "Content -> name, for contents that are not constant and that one tensor alone has."
+    seen = {}
+    for words, tensor in tensors.items():
+        numbers = tensor.detach().cpu().contiguous().view(-1)
+        if len(numbers) > 1 and (numbers != numbers[0]).any():
+            mark = sha1(numbers.view(torch.uint8).numpy().data).digest()
+            seen.setdefault((mark, tensor.dtype, tensor.shape), []).append(words)
+    return {mark: names[0] for mark, names in seen.items() if len(names) == 1}
+
+def _by_content(before: dict, after: dict) -> dict:
+    "Pairs of tensors that are equal bit for bit and like no other, whatever their names."
+    old, new = _marks(before), _marks(after)
+    return {new[mark]: old[mark] for mark in new if mark in old}
+
 # %% ../nbs/03a_matching.ipynb #in-order
+def _keys(shapes: dict) -> list:
+    return [(words[-1], shape) for words, shape in shapes.items()]
+
 def _in_order(before: dict, after: dict) -> dict:
     "Pairs of what is left, where last word and shape agree for two or more in a row."
     old, new = list(before), list(after)
-    keys = [[(words[-1], shapes[words]) for words in names]
-            for names, shapes in ((old, before), (new, after))]
-    blocks = SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
+    blocks = SequenceMatcher(None, _keys(before), _keys(after), autojunk=False).get_matching_blocks()
     return {new[j + k]: old[i + k] for i, j, size in blocks if size > 1 for k in range(size)}
+
+# %% ../nbs/03a_matching.ipynb #left
+def _left(shapes: dict, paired) -> dict:
+    "What is not yet paired."
+    paired = set(paired)
+    return {words: shape for words, shape in shapes.items() if words not in paired}
+
+def _reshaped(before: dict, after: dict, changes: list) -> dict:
+    "Pairs of the same name in another shape, through the changes of prefix."
+    pairs, free = {}, set(before)
+    for start, end in changes:
+        for words in [w for w in after if w not in pairs and w[:len(end)] == end and start + w[len(end):] in free]:
+            pairs[words] = start + words[len(end):]
+            free.remove(pairs[words])
+    return pairs
 
 # %% ../nbs/03a_matching.ipynb #match
 def match(before: dict,  # name -> tensor of the earlier network
           after: dict,  # name -> tensor of the later network
          ) -> dict:  # name in `after` -> name in `before`, for every tensor that has a counterpart, reshaped ones too
-    "Pair the tensors of two networks by name and shape, through changed prefixes."
+    "Pair the tensors of two networks: by content where it is equal, else by name and shape through changed prefixes."
     old, new = ({_plain(n): n for n in tensors} for tensors in (before, after))
-    old_shapes = {words: tuple(before[name].shape) for words, name in old.items()}
-    new_shapes = {words: tuple(after[name].shape) for words, name in new.items()}
-    if old_shapes == new_shapes:
+    left_old = {words: tuple(before[name].shape) for words, name in old.items()}
+    left_new = {words: tuple(after[name].shape) for words, name in new.items()}
+    if left_old == left_new:
         return {name: old[words] for words, name in new.items()}
-    pairs, changes = _by_prefix(old_shapes, new_shapes)
-    left_old = {w: s for w, s in old_shapes.items() if w not in set(pairs.values())}
-    left_new = {w: s for w, s in new_shapes.items() if w not in pairs}
-    for start, end in [*changes, ((), ())]:  # the same name in another shape
-        for words in [w for w in left_new if w[:len(end)] == end and start + w[len(end):] in left_old]:
-            pairs[words] = start + words[len(end):]
-            del left_old[pairs[words]], left_new[words]
-    if 2 * len(pairs) >= min(len(old), len(new)):  # else order alone would pair strangers
+    pairs = _by_content({w: before[n] for w, n in old.items()}, {w: after[n] for w, n in new.items()})
+    left_old, left_new = _left(left_old, pairs.values()), _left(left_new, pairs)
+    found, changes = _by_prefix(left_old, left_new)
+    left_old, left_new = _left(left_old, found.values()), _left(left_new, found)
+    found |= _reshaped(left_old, left_new, [*changes, ((), ())])
+    pairs |= found
+    left_old, left_new = _left(left_old, pairs.values()), _left(left_new, pairs)
+    same_build = _keys(left_old) == _keys(left_new)
+    if same_build or 2 * len(pairs) >= min(len(old), len(new)):  # else order alone would pair strangers
         pairs |= _in_order(left_old, left_new)
     return {new[words]: old[source] for words, source in pairs.items()}

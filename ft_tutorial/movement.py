@@ -9,7 +9,7 @@ __all__ = ['moved', 'SameFunction', 'compare']
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -22,38 +22,10 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 # %% ../nbs/03_movement.ipynb #imports-own
-from .changes import Change, Movement, _all_changes
-from .differences import _difference, _relative, _snapshot
-from .freezing import _model_of, _norm_layers, _record_of, _status_groups
+from .changes import Change, Movement, _all_changes, _frozen_names, _groups
+from .differences import _alike, _difference, _relative, _snapshot
+from .freezing import _model_of
 from .matching import match, tensors_of
-
-# %% ../nbs/03_movement.ipynb #frozen-names
-def _frozen_names(source: Learner | nn.Module) -> set:
-    "Names of the parameters and buffers that are frozen: by requires_grad, or by fastai's own account."
-    model, record = _model_of(source), _record_of(_model_of(source))
-    held = {p for p in model.parameters() if not p.requires_grad}
-    asked_to_move = record and record.batchnorm == "train"
-    if isinstance(source, Learner) and source.opt is not None and not asked_to_move:
-        held |= {p for group in source.opt.param_lists[:source.opt.frozen_idx] for p in group}
-    names = {name for name, p in model.named_parameters(remove_duplicate=False) if p in held}
-    layers = {} if asked_to_move else _norm_layers(model)
-    still = {layer["name"] for layer in layers.values() if set(layer["deciders"]) & held}
-    return names | {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in still}
-
-# %% ../nbs/03_movement.ipynb #groups
-def _groups(source, names: list) -> dict:
-    "The group of each tensor; a buffer goes with the nearest parameter before it in its network."
-    if not isinstance(source, (Learner, nn.Module)):
-        return {name: name.partition(".")[0] for name in names}
-    model = _model_of(source)
-    group_of = {p: f"{i}: {name}" for i, (name, group) in enumerate(_status_groups(source)) for p in group}
-    found, last = {}, "(none)"
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        start = prefix + "." * bool(prefix)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            found[start + name] = last = group_of.get(parameter, "(none)")
-        found |= {start + name: last for name, _ in module.named_buffers(recurse=False)}
-    return found
 
 # %% ../nbs/03_movement.ipynb #moved
 @contextmanager
@@ -61,7 +33,8 @@ def moved(learner: Learner | nn.Module,  # learner, or plain module, that is tra
          ) -> Iterator[Movement]:  # filled when the block ends, after an error or Ctrl-C too
     """Watch a run: copy all parameters and buffers, and compare them when the block ends.
 
-    Costs one copy of the model in CPU memory. Raises `TypeError` for what is no learner or module."""
+    Costs one copy of the model in CPU memory. Freeze before the block: what is frozen is noted when it
+    begins. Raises `TypeError` for what is no learner or module, `ValueError` for one without tensors."""
     movement, frozen = Movement(), _frozen_names(learner)
     tensors, old_buffers = tensors_of(learner)
     movement._old = _snapshot(tensors)
@@ -70,8 +43,15 @@ def moved(learner: Learner | nn.Module,  # learner, or plain module, that is tra
     finally:
         after, buffers = tensors_of(learner)
         buffers, movement._after = buffers | old_buffers, learner
-        movement._changes = _all_changes(movement._old, after, buffers, frozen, _groups(learner, after),
-                                         match(movement._old, after))
+        pairs = {new: old for new, old in match(movement._old, after).items()
+                 if not _replaced(movement._old[old], tensors[old], after[new])}
+        movement._changes = _all_changes(movement._old, after, buffers, frozen, _groups(learner, after), pairs)
+
+# %% ../nbs/03_movement.ipynb #replaced
+def _replaced(copy: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> bool:
+    "Is this a new parameter under an old name, rather than the old one in another place?"
+    same_shape = old.shape == new.shape
+    return same_shape and isinstance(new, nn.Parameter) and new is not old and _alike(copy, new) is False
 
 # %% ../nbs/03_movement.ipynb #plot-points
 _LOOKS = {"frozen": ("#999999", "frozen"), "wrong": ("#D55E00", "frozen, and moved"),
@@ -183,39 +163,56 @@ def _holding(tensors: dict, others: dict) -> Iterator[None]:
         for name, tensor in tensors.items():
             tensor.data = own[name]
 
+# %% ../nbs/03_movement.ipynb #run-inputs
 def _outputs(module: nn.Module, inputs: tuple) -> list:
     for part in module.modules():
         if hasattr(part, "reset") and hasattr(part, "hidden"):
             part.reset()  # fastai's text encoders carry a state from batch to batch
-    return [out for out in tree_leaves(module(*inputs)) if isinstance(out, torch.Tensor)]
+    found = [out for out in tree_leaves(module(*inputs)) if isinstance(out, torch.Tensor) and out.numel()]
+    if not found:
+        raise ValueError("the outputs hold no tensor with numbers to compare: give a batch that is not empty, and "
+                         "name a part whose outputs are tensors, or tuples, lists or dictionaries of them")
+    return found
+
+# %% ../nbs/03_movement.ipynb #part
+def _part(movement: Movement, part: str | None) -> tuple:
+    "The module to ask, and the tensors that it had before, by its own names."
+    model = _model_of(movement._after)
+    if part is None:
+        part = "0" if isinstance(model, nn.Sequential) and len(model) > 1 else ""
+    if part not in (names := dict(model.named_modules())):
+        raise ValueError(f"the network has no part {part!r}; its parts are {', '.join(list(names)[1:6])}, ...")
+    start = part + "." * bool(part)
+    inside = {name.removeprefix(start): movement[name] for name in tensors_of(model)[0] if name.startswith(start)}
+    unpaired = [c.name for c in inside.values() if c.state in ("added", "reshaped")]
+    if unpaired:
+        raise ValueError(f"{unpaired[0]} has no counterpart before the run: name a part without new tensors")
+    return names[part], {name: movement._old[c.was] for name, c in inside.items()}, part
+
+def _inputs(learner, batch) -> tuple:
+    inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    return inputs[:getattr(learner.dls, "n_inp", 1)] if isinstance(learner, Learner) else inputs
 
 # %% ../nbs/03_movement.ipynb #same-function
 @patch
 def same_function(self: Movement,
-                  batch,  # inputs `(batch, ...)`: a tensor, or a tuple as of `dls.one_batch()`, whose targets are not used
+                  batch,  # inputs `(batch, ...)`: a tensor, or a tuple of inputs; of a learner a batch of its `dls`, whose targets are not used
                   part: str | None = None,  # name of the module to ask, "" for all; `None`: the body of a body-and-head `nn.Sequential`, else all
                  ) -> SameFunction:
-    """Does the network, in evaluation mode, give the same outputs for the same inputs as before the run?
+    """Does the network, as it is now and in evaluation mode, give the same outputs as before the run?
 
-    Raises `ValueError` where a tensor of that part has no counterpart before."""
+    Of a run, the same code is asked with both sets of tensors; of `compare`, both networks are asked.
+    Raises `ValueError` where a tensor of that part has no counterpart, or no output is a tensor."""
     if self._after is None:
         raise ValueError("state dicts and files are numbers without a network: compare two modules instead")
-    model = _model_of(self._after)
-    if part is None:
-        part = "0" if isinstance(model, nn.Sequential) and len(model) > 1 else ""
-    module, start = model.get_submodule(part), part + "." * bool(part)
-    inside = {name.removeprefix(start): self[name] for name in tensors_of(model)[0] if name.startswith(start)}
-    unpaired = [c.name for c in inside.values() if c.state in ("added", "reshaped")]
-    if unpaired:
-        raise ValueError(f"{unpaired[0]} has no counterpart before the run: name a part without new tensors")
-    inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if isinstance(self._after, Learner):
-        inputs = inputs[:self._after.dls.n_inp]
-    old = {name: self._old[c.was] for name, c in inside.items()}
+    module, old, part = _part(self, part)
+    inputs = _inputs(self._after, batch)
+    earlier = dict(_model_of(self._before).named_modules()).get(part) if self._before else None
     with _evaluating(module):
         after = _outputs(module, inputs)
-        with _holding(tensors_of(module)[0], old):
-            before = _outputs(module, inputs)
+        with nullcontext() if earlier else _holding(tensors_of(module)[0], old):
+            with _evaluating(earlier or module):
+                before = _outputs(earlier or module, inputs)
     seen = [_difference(one, two) for one, two in zip(before, after)]
     distance, norm = (math.hypot(*(s.get(key, 0.0) for s in seen)) for key in ("distance", "norm"))
     return SameFunction(not any(s["changed"] for s in seen), _relative(distance, norm))
@@ -231,6 +228,7 @@ def compare(before: Learner | nn.Module | dict | str | Path,  # learner, module,
     pairs = match(movement._old, movement._new)
     is_model = isinstance(after, (Learner, nn.Module))
     frozen = {pairs[name] for name in _frozen_names(after) if name in pairs} if is_model else set()
+    movement._before = before if isinstance(before, (Learner, nn.Module)) else None
     movement._after = after if is_model else None
     movement._changes = _all_changes(movement._old, movement._new, buffers | old_buffers, frozen,
                                      _groups(after, movement._new), pairs)

@@ -23,7 +23,7 @@ _UNTOLD = {
     "small_step": "many small steps and few large ones go equally far",
     "after_frozen": "only the end of the phases is there",
     "same_run": "an interruption leaves no mark",
-    "carrier": "nothing in the weights comes from the source, so they show no more",
+    "carrier": "no tensor of the run comes from the source that was given, so they show no more",
 }
 
 def _ask(missing: list) -> str:
@@ -111,6 +111,8 @@ def describe_run(movement: Movement,  # from `moved` (then `source` is needed) o
     Raises `ValueError` when a fact is missing, contradicts the weights, or has an unknown value."""
     if not isinstance(movement, Movement):
         raise TypeError(f"expected what `moved` or `compare` gave, got {type(movement).__name__}")
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be text, got {name!r}")
     evidence = evidence_of(movement, source)
     stranger = movement._new is not None and not any(c.state in ("equal", "moved") for c in movement.changes.values())
     if stranger and told.get("carrier") in (None, "parameters"):

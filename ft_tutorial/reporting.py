@@ -18,28 +18,28 @@ from .rules import Run, _meanings
 
 # %% ../nbs/05b_reporting.ipynb #words
 def _percent(value: float) -> str:
-    return "0" if not value else f"{100 * value:.2g}" if value < 10 else "> 1000"
+    return "0" if not value else "> 1000" if value > 10 else f"{100 * value:.1f}" if value >= 0.01 else f"{100 * value:.2g}"
 
-def _span(changes: list) -> str:
-    "Smallest to largest relative change, in percent."
+def _span(changes: list, ja: bool) -> str:
+    "Smallest to largest relative change, in percent; empty where all started from zero."
     sizes = [c.relative for c in changes if c.relative is not None and math.isfinite(c.relative)]
-    ends = list(dict.fromkeys(map(_percent, (min(sizes), max(sizes))))) if sizes else []
-    return "–".join(ends)
+    ends = "–".join(dict.fromkeys(map(_percent, (min(sizes), max(sizes))))) if sizes else ""
+    return (f"（相対変化 {ends} %）" if ja else f" (relative change {ends} %)") if ends else ""
 
 # %% ../nbs/05b_reporting.ipynb #sentence-parts
 _WORDS = {  # what happened to inherited parameters, in English and Japanese
     "none": ("all {n} inherited parameter tensors kept bit for bit",
              "引き継いだパラメータ（テンソル {n} 個）はすべてビット単位でそのまま"),
-    "some": ("{m} of {n} inherited parameter tensors updated (relative change {span} %), the others equal bit for bit",
-             "引き継いだパラメータのテンソル {n} 個のうち {m} 個を更新（相対変化 {span} %）、残りはそのまま"),
-    "all": ("all {n} inherited parameter tensors updated (relative change {span} %)",
-            "引き継いだパラメータのテンソル {n} 個をすべて更新（相対変化 {span} %）"),
+    "some": ("{m} of {n} inherited parameter tensors updated{span}, the others equal bit for bit",
+             "引き継いだパラメータのテンソル {n} 個のうち {m} 個を更新{span}、残りはそのまま"),
+    "all": ("all {n} inherited parameter tensors updated{span}",
+            "引き継いだパラメータのテンソル {n} 個をすべて更新{span}"),
 }
 
 def _moved_words(evidence: Evidence, ja: bool) -> list:
     moved, kept = ([c for c in part if c.kind == "parameter"] for part in (evidence.moved_by, evidence.kept))
     key = "none" if not moved else "some" if kept else "all"
-    said = [_WORDS[key][ja].format(n=len(moved) + len(kept), m=len(moved), span=_span(moved))]
+    said = [_WORDS[key][ja].format(n=len(moved) + len(kept), m=len(moved), span=_span(moved, ja))]
     statistics = [c for c in evidence.moved_by if c.kind == "buffer" and c.distance is not None]
     if statistics and key != "all":
         said.append(f"正規化などの統計量 {len(statistics)} 個は勾配なしで変化" if ja
@@ -54,6 +54,8 @@ def _new_words(evidence: Evidence, ja: bool) -> list:
     if evidence.added == "inside":
         return [f"本体の内側に {count:,} 個のパラメータを追加" if ja else f"{count:,} new parameters inside the body"]
     outputs = evidence.head_outputs
+    if outputs is None:
+        return [f"新しいパラメータ {count:,} 個" if ja else f"{count:,} new parameters"]
     return [f"新しい {outputs} 出力のヘッド（パラメータ {count:,} 個）" if ja
             else f"new {outputs}-output head ({count:,} parameters)"]
 
@@ -63,7 +65,8 @@ def _sentence(run: Run, evidence: Evidence, name: str | None, ja: bool) -> str:
     told = [_meanings[fact][getattr(run, fact)][ja] for fact in
             ("data", "domain_same", "task_same", "objective_same", "labelled")]
     if evidence.inherited == "none":
-        parts = [("乱数から始めた" if ja else "Started from random numbers")]
+        nothing = _meanings["carrier"][run.carrier][ja]
+        parts = [nothing[0].upper() + nothing[1:]]
     else:
         parts = [name or ("学習済みのネットワーク" if ja else "A trained network")]
         parts += _new_words(evidence, ja) + _moved_words(evidence, ja)

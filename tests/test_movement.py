@@ -1,5 +1,7 @@
 """What a cell of the movement notebooks does not show: other kinds of networks, files, and random tensors."""
 
+import copy
+
 import pytest
 import torch
 from fastai.text.models.awdlstm import AWD_LSTM
@@ -146,3 +148,68 @@ def test_a_snapshot_is_not_moved_by_training():
     with torch.no_grad():
         model.weight.zero_()
     assert all(torch.equal(kept[name], copies[name]) for name in kept)
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 2))
+
+
+def test_another_function_with_the_same_tensors_is_seen():
+    model = two_layers()
+    other = copy.deepcopy(model)
+    other[0][1] = nn.Tanh()
+    movement = compare(model, other)
+    assert {c.state for c in movement.changes.values()} == {"equal"}
+    assert not movement.same_function(torch.randn(5, 4))
+    assert compare(model, copy.deepcopy(model)).same_function(torch.randn(5, 4))
+
+
+def test_outputs_that_cannot_be_compared_are_refused():
+    with moved(model := two_layers()) as movement:
+        pass
+    with pytest.raises(ValueError, match="no tensor with numbers"):
+        movement.same_function(torch.randn(0, 4))
+    with pytest.raises(ValueError, match="no part 'nope'"):
+        movement.same_function(torch.randn(2, 4), part="nope")
+    assert model.training
+
+
+def test_a_new_head_of_the_same_shape_is_new():
+    model = two_layers()
+    with moved(model) as movement:
+        model[1] = nn.Linear(8, 2)
+    assert [movement[name].state for name in ("1.weight", "1.weight (before)")] == ["added", "lost"]
+
+
+def test_names_that_all_changed():
+    model = two_layers()
+    renamed = nn.ModuleDict({"a": model[0][0], "b": model[0][2], "c": model[1]})
+    assert {c.state for c in compare(model, renamed).changes.values()} == {"equal"}
+
+
+def test_a_frozen_layer_with_a_buffer_of_its_own_is_checked():
+    class Centre(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            if self.training:
+                self.mean.lerp_(x.detach().mean(0), 0.1)
+            return (x - self.mean) * self.scale
+
+    model = nn.Sequential(nn.Linear(4, 4), Centre(), nn.Linear(4, 2))
+    for parameter in model[:2].parameters():
+        parameter.requires_grad_(False)
+    with moved(model) as movement:
+        model(torch.randn(8, 4))
+    with pytest.raises(AssertionError, match="1.mean"):
+        movement.check()
+
+
+@pytest.mark.parametrize("bad", [nn.ReLU(), nn.Linear(2, 2, device="meta"), nn.LazyLinear(2)])
+def test_nothing_to_compare_is_said_before_the_run(bad):
+    with pytest.raises(ValueError, match="no tensors|no numbers"), moved(bad):
+        raise AssertionError("the block must not begin")
