@@ -5,6 +5,7 @@ _public = {
     "terms": ["Run", "name_run", "what_if", "look_up", "SCHOOLS", "SOURCES", "CASES", "GLOSSARY"],
     "freezing": ["freeze", "unfreeze", "frozen", "status", "split_by", "Status"],
     "movement": ["moved", "compare", "Movement"],
+    "plans": ["plan", "Plan", "Phase"],
     "finetuning": ["fine_tune"],
     "naming": ["describe_run", "Description"],
 }

@@ -1,0 +1,467 @@
+"""`fine_tune` against fastai's own, against its plan, interrupted anywhere, and with what people use beside it.
+
+    accelerate launch ... tests/test_finetuning.py FOLDER    what each process of test_two_processes does
+"""
+import copy
+import json
+import os
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import fine_tune as fastai_fine_tune  # noqa: F401 (method)
+from fastai.callback.training import GradientAccumulation
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import Adam, OptimWrapper
+from fastai.torch_core import params, rank_distrib, set_seed
+from fastcore.basics import noop
+from fastcore.foundation import L
+from torch import nn
+
+from ft_tutorial import checkpoints
+from ft_tutorial.finetuning import fine_tune
+from ft_tutorial.freezing import _HoldStill, freeze, split_by
+from ft_tutorial.plans import STRATEGIES, Phase, plan
+
+torch.set_num_threads(1)
+root = Path(__file__).parents[1]
+
+
+def quiet(learner):
+    learner.remove_cb(learner.progress)
+    learner.logger = noop
+    return learner
+
+
+def body_and_head(model):
+    return [params(model[0]), params(model[1])]
+
+
+def make_items(n=64):
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+    return list(zip(x, (x[:, 0] > 0).long()))
+
+
+def plain_learner(folder, items=None, bs=16, splitter=body_and_head, **kwargs):
+    set_seed(0)
+    items, shuffle = (make_items(), True) if items is None else (items, False)
+    dls = DataLoaders.from_dsets(items, items, bs=bs, num_workers=0, device="cpu", shuffle=(shuffle, False))
+    body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
+    return quiet(Learner(dls, nn.Sequential(body, nn.Linear(8, 3)), loss_func=CrossEntropyLossFlat(),
+                         splitter=splitter, metrics=accuracy, path=folder, **kwargs))
+
+
+def picture_dls(n=24, size=32):
+    x = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+    items = list(zip(x, (x[:, 0].mean((1, 2)) > 0).long()))
+    dls = DataLoaders.from_dsets(items, items, bs=8, num_workers=0, device="cpu")
+    dls.c = 2
+    return dls
+
+
+def vision(folder, arch, **kwargs):
+    from fastai.vision.learner import vision_learner
+    set_seed(0)
+    return quiet(vision_learner(picture_dls(), arch, pretrained=False, n_out=2, normalize=False, path=folder,
+                                loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs))
+
+
+def torchvision_learner(folder):
+    from torchvision.models import shufflenet_v2_x0_5
+    return vision(folder, shufflenet_v2_x0_5, cut=-1, splitter=body_and_head)
+
+
+def timm_learner(folder):
+    return vision(folder, "test_resnet")
+
+
+def text_learner(folder):
+    from fastai.text.learner import text_classifier_learner
+    from fastai.text.models.awdlstm import AWD_LSTM
+    set_seed(0)
+    x = torch.randint(2, 20, (32, 12), generator=torch.Generator().manual_seed(0))
+    items = list(zip(x, (x[:, 0] > 10).long()))
+    dls = DataLoaders.from_dsets(items, items, bs=8, num_workers=0, device="cpu")
+    dls.c, dls.vocab = 2, L([str(i) for i in range(20)], ["no", "yes"])
+    config = dict(emb_sz=8, n_hid=8, n_layers=2, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3, input_p=0.4,
+                  embed_p=0.05, weight_p=0.5)
+    return quiet(text_classifier_learner(dls, AWD_LSTM, pretrained=False, config=config, n_out=2, seq_len=8,
+                                         loss_func=CrossEntropyLossFlat(), metrics=accuracy, path=folder))
+
+
+LEARNERS = dict(plain=plain_learner, torchvision=torchvision_learner, timm=timm_learner, text=text_learner)
+
+
+def numbers(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, dict):
+        return [(str(key), numbers(part)) for key, part in value.items()]
+    return [numbers(part) for part in value] if hasattr(value, "__iter__") and not isinstance(value, str) else value
+
+
+def bits(value):
+    "A tree of what can be compared exactly and quickly: tensors as their bytes."
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.detach().contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return [(str(key), bits(part)) for key, part in value.items()]
+    return [bits(part) for part in value] if isinstance(value, (list, tuple, L)) else value
+
+
+def result(learner):
+    recorder = learner.recorder
+    return bits([learner.model.state_dict(), learner.opt.state_dict(), recorder.losses, recorder.values, recorder.lrs,
+                 recorder.hps, torch.get_rng_state(), learner.dls.train.rng.getstate(), learner.opt.frozen_idx])
+
+
+def trained(make, folder, *trainings, seed=1):
+    learner = make(folder)
+    set_seed(seed)
+    for train in trainings:
+        train(learner)
+    return result(learner)
+
+
+ARGUMENTS = [dict(epochs=1), dict(epochs=3, lr_mult=7), dict(epochs=2, freeze_epochs=3, base_lr=1e-2),
+             dict(epochs=2, freeze_epochs=0), dict(epochs=1, pct_start=0.5, div=9.0, div_final=1e3, wd=0.1)]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("make", [plain_learner, timm_learner])
+def test_equals_fastai_bit_for_bit(tmp_path, make, arguments):
+    expected = trained(make, tmp_path, lambda learner: learner.fine_tune(**arguments))
+    assert trained(make, tmp_path, lambda learner: fine_tune(learner, **arguments, batchnorm="train")) == expected
+    assert trained(make, tmp_path, lambda learner: fine_tune(learner, **arguments)) != expected  # the control
+
+
+TWICE = {
+    "no weight decay": dict(wd=0.0),
+    "AdamW of PyTorch": dict(opt_func=lambda params, **kw: OptimWrapper(params, torch.optim.AdamW, **kw)),
+}
+
+
+@pytest.mark.parametrize("kwargs", TWICE)
+def test_two_calls_in_a_row_where_fastai_is_right(tmp_path, kwargs):
+    def make(folder):
+        return plain_learner(folder, **TWICE[kwargs])
+    expected = trained(make, tmp_path, *[lambda learner: learner.fine_tune(2, freeze_epochs=2)] * 2)
+    assert trained(make, tmp_path, *[lambda learner: fine_tune(learner, 2, freeze_epochs=2, batchnorm="train")] * 2) == expected
+
+
+def test_a_second_call_of_fastai_moves_what_is_frozen(tmp_path):
+    learner, other = plain_learner(tmp_path), plain_learner(tmp_path)
+    moved = []
+    for train in [lambda **kw: learner.fine_tune(0, **kw), lambda **kw: fine_tune(other, 0, batchnorm="train", **kw)]:
+        the = other if moved else learner
+        the.fit_one_cycle(1)
+        before = the.model[0][0].weight.clone()
+        train(freeze_epochs=2, base_lr=1e-2)
+        moved.append(not the.model[0][0].weight.equal(before))
+    assert moved == [True, False]
+
+
+class Keep(Callback):
+    def __init__(self):
+        self.rates, self.momenta = [], []
+
+    def after_batch(self):
+        if self.training:
+            self.rates.append([group["lr"] for group in self.opt.hypers])
+            self.momenta.append([group["mom"] for group in self.opt.hypers])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("make", LEARNERS)
+def test_recorded_rates_are_the_plans(tmp_path, make, strategy):
+    learner, keep = LEARNERS[make](tmp_path), Keep()
+    planned = plan(learner, 2, 1e-2, strategy, lr_mult=13)
+    fine_tune(learner, planned, cbs=keep)
+    assert np.abs(np.array(keep.rates) - planned.rates).max() <= 1e-12
+    assert np.abs(np.array(keep.momenta) - planned.momenta[:, None]).max() <= 1e-12
+    assert np.abs(np.array(keep.rates) - plan(learner, 2, 1e-2, strategy, lr_mult=13, div=6).rates).max() > 1e-12
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "own"])
+def test_only_what_is_planned_moves(tmp_path, strategy):
+    splitter = split_by(r"0\.[01]", r"0\.3", "1")
+    learner = plain_learner(tmp_path, splitter=splitter)
+    own = [Phase(1, 1e-2, [r"0\.0", r"1\.bias"]), Phase(1, 1e-2, learner.model[1])]
+    planned = plan(learner, own) if strategy == "own" else plan(learner, 1, 1e-2, strategy)
+    for index, phase in enumerate(planned.phases):
+        learner = plain_learner(tmp_path, splitter=splitter)
+        before = copy.deepcopy(learner.model.state_dict())
+        fine_tune(learner, [phase])
+        moves = [not learner.model.state_dict()[name].equal(value) for name, value in before.items()]
+        sizes = [value.numel() for name, value in before.items() if value.is_floating_point() and "running" not in name]
+        moved = [m for m, name in zip(moves, before) if "running" not in name and "num_batches" not in name]
+        assert sum(s for s, m in zip(sizes, moved) if m) == sum(planned.trainable[index])
+        assert not any(m for m, name in zip(moves, before) if "running" in name)
+        assert all(p.requires_grad for p in learner.model.parameters())
+
+
+class Break(Callback):
+    "Raises `error` at the `turn`-th time of `event`."
+    def __init__(self, event, turn, error):
+        self.turn, self.error = turn, error
+        setattr(self, event, self.happen)
+
+    def happen(self):
+        self.turn -= 1
+        if self.turn == 0:
+            raise self.error("stopped by the test")
+
+
+def standing(learner):
+    "Frozen state, callbacks, modes and wrappers."
+    model = learner.model
+    return [[p.requires_grad for p in model.parameters()], [id(cb) for cb in learner.cbs], [m.training for m in model.modules()],
+            [any(isinstance(h, _HoldStill) for h in m._forward_pre_hooks.values()) for m in model.modules()],
+            id(model), learner.logger, learner.training, learner.splitter, list(map(id, learner.dls.loaders)),
+            learner.opt.frozen_idx if learner.opt else 0, torch.is_autocast_enabled("cpu"), "_do_fit" in vars(learner),
+            [list(m._forward_hooks) for m in model.modules()], len(model._state_dict_hooks), "forward" in vars(model)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("event, turn", [("before_fit", 1), ("before_epoch", 2), ("before_batch", 3), ("after_pred", 9),
+                                         ("after_backward", 12), ("after_epoch", 1), ("before_validate", 3), ("after_fit", 2)])
+@pytest.mark.parametrize("frozen_before", [False, True])
+@pytest.mark.parametrize("cache", [False, True])
+def test_interrupted_anywhere(tmp_path, capsys, error, event, turn, frozen_before, cache):
+    learner = plain_learner(tmp_path, cbs=[CpuPrecision()])
+    learner.model[0].eval()
+    if frozen_before:
+        freeze(learner, r"0\.0|1\.bias")
+    before, weight = standing(learner), learner.model[1].weight.clone()
+    with pytest.raises(error):
+        fine_tune(learner, 2, freeze_epochs=2, cache=cache, cbs=Break(event, turn, error))
+    assert standing(learner) == before
+    said, begun = capsys.readouterr().out, (event, turn) != ("before_fit", 1)
+    assert ("What was trained so far is kept" in said) == begun
+    assert not learner.model[1].weight.equal(weight) == begun
+    learner.fit_one_cycle(1)
+
+
+class CpuPrecision(MixedPrecision):
+    "fastai's mixed precision, on the CPU: the original asks for CUDA, and does nothing without it."
+    def before_fit(self):
+        super().before_fit()
+        self.autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+PRECISIONS = {"fp16 as it runs without CUDA": lambda: MixedPrecision(),
+              "bf16 as it runs without CUDA": lambda: MixedPrecision(amp_mode="bf16"),
+              "bf16 on the CPU": lambda: CpuPrecision(amp_mode="bf16")}
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mixed_precision(tmp_path, precision):
+    def make(folder):
+        return plain_learner(folder, cbs=PRECISIONS[precision]())
+    expected = trained(make, tmp_path, lambda learner: learner.fine_tune(2))
+    assert trained(make, tmp_path, lambda learner: fine_tune(learner, 2, batchnorm="train")) == expected
+    assert (trained(plain_learner, tmp_path, lambda learner: learner.fine_tune(2)) == expected) == ("without" in precision)
+
+
+def test_gradient_accumulation(tmp_path):
+    def make(folder):
+        return plain_learner(folder, cbs=GradientAccumulation(24))
+    expected = trained(make, tmp_path, lambda learner: learner.fine_tune(2))
+    assert trained(make, tmp_path, lambda learner: fine_tune(learner, 2, batchnorm="train")) == expected
+    assert trained(plain_learner, tmp_path, lambda learner: learner.fine_tune(2)) != expected
+
+
+class Stop(Callback):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def after_batch(self):
+        if self.epochs <= 0 and self.training:
+            raise KeyboardInterrupt
+
+    def after_epoch(self):
+        self.epochs -= 1
+
+
+def stopped_and_resumed(learner, again, path, whole, **call):
+    try:
+        fine_tune(learner, **call, checkpoint=path, cbs=Stop(whole))
+    except KeyboardInterrupt:
+        pass
+    fine_tune(again, **call, checkpoint=path)
+    return again
+
+
+@pytest.mark.parametrize("make", LEARNERS)
+@pytest.mark.parametrize("strategy", ["head_then_all", "gradual"])
+def test_every_kind_of_learner_is_resumed(tmp_path, make, strategy):
+    make, call = LEARNERS[make], dict(epochs=1, freeze_epochs=1, strategy=strategy)
+    expected = make(tmp_path)
+    fine_tune(expected, **call)
+    for whole in (1, 2):
+        learner = stopped_and_resumed(make(tmp_path), make(tmp_path), tmp_path / f"{whole}.pt", whole, **call)
+        assert result(learner) == result(expected)
+
+
+@pytest.mark.parametrize("make", ["plain", "timm", "torchvision"])
+def test_cache_trains_the_same_head(tmp_path, make):
+    make, call = LEARNERS[make], dict(epochs=1, freeze_epochs=3, base_lr=1e-2)
+    learners = []
+    for cache in [False, True, "1KB"]:
+        learners.append(make(tmp_path))
+        fine_tune(learners[-1], **call, strategy="head_only", cache=cache)
+    usual, memory, disk = learners
+    for a, b in zip(usual.model.state_dict().values(), memory.model.state_dict().values()):
+        assert (a - b).abs().max() <= 1e-5
+    assert np.allclose(usual.recorder.losses, memory.recorder.losses, atol=1e-6)
+    assert result(disk) == result(memory)
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3, 4])
+def test_a_cached_run_is_resumed(tmp_path, whole):
+    call = dict(epochs=2, freeze_epochs=3, cache=True)
+    expected = plain_learner(tmp_path)
+    fine_tune(expected, **call)
+    learner = stopped_and_resumed(plain_learner(tmp_path), plain_learner(tmp_path), tmp_path / "run.pt", whole, **call)
+    assert result(learner) == result(expected)
+
+
+def test_cache_is_refused_where_nothing_can_be_cached(tmp_path):
+    learner = plain_learner(tmp_path)
+    before = standing(learner)
+    for call in [dict(strategy="all_at_once"), dict(batchnorm="train")]:
+        with pytest.raises(ValueError, match="cache needs a phase"):
+            fine_tune(learner, 1, cache=True, **call)
+    assert standing(learner) == before
+
+
+def test_the_plan_says_what_the_cache_will_take(tmp_path):
+    learner = plain_learner(tmp_path)
+    learner.fit_one_cycle(1)
+    before = result(learner), standing(learner), [p.grad.sum() for p in learner.model.parameters()]
+    assert plan(learner, 1, cache=True).cache == 2 * 64 * (8 * 4 + 8)  # eight float32 and a label for each item
+    assert before == (result(learner), standing(learner), [p.grad.sum() for p in learner.model.parameters()])
+
+
+def test_a_body_that_the_optimizer_does_not_hold_stays_frozen(tmp_path):
+    set_seed(0)
+    learner = plain_learner(tmp_path)
+    learner.model[0].requires_grad_(False)
+    learner = quiet(Learner(learner.dls, learner.model, loss_func=learner.loss_func, path=tmp_path))
+    with pytest.raises(ValueError, match="optimizer does not hold"):
+        fine_tune(learner, 1, strategy="all_at_once")
+    before = learner.model[0][0].weight.clone()
+    fine_tune(learner, [Phase(1, 1e-2, r"0\.")])
+    assert learner.model[0][0].weight.equal(before) and learner.model[1].weight.requires_grad
+
+
+def interleaved(items, bs):
+    "The order in which two processes read `items`, each `bs` at a time, as one process reads it in batches of 2 `bs`."
+    halves = items[:len(items) // 2], items[len(items) // 2:]
+    return [item for i in range(0, len(halves[0]), bs) for half in halves for item in half[i:i + bs]]
+
+
+def process(folder):
+    "What each of two processes does; the results go to a file of its own."
+    from fastai.distributed import teardown_distrib  # gives Learner distrib_ctx, too
+    folder, found, written = Path(folder), {}, []
+    write = checkpoints.write_checkpoint
+    checkpoints.write_checkpoint = lambda path, state: written.append(1) or write(path, state)
+    call = dict(epochs=2, base_lr=1e-2)
+    for name, kwargs in [("still", {}), ("moving", dict(batchnorm="train")),
+                                  ("kept", dict(checkpoint=folder / "run.pt")),
+                                  ("stopped", dict(checkpoint=folder / "stopped.pt", cbs=Stop(2))),
+                                  ("resumed", dict(checkpoint=folder / "stopped.pt"))]:
+        items = None if "run" in str(kwargs) or "stopped" in str(kwargs) else make_items()
+        learner = plain_learner(folder, items, bs=8)
+        set_seed(rank_distrib())  # other random numbers in each process
+        with learner.distrib_ctx(in_notebook=False, sync_bn=False):
+            try:
+                fine_tune(learner, **call, **kwargs)
+            except KeyboardInterrupt:
+                found["stopped as"] = type(learner.model).__name__
+        found[name] = numbers([learner.model.state_dict(), learner.recorder.values])
+    found["written"] = len(written)
+    (folder / f"{rank_distrib()}.json").write_text(json.dumps(found))
+    teardown_distrib()
+
+
+def launch(*arguments):
+    "Two processes. With --cpu, accelerate would start only one; --multi_gpu starts two, also without any GPU."
+    command = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=root,
+                          env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    assert not done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
+
+
+@needs_accelerate
+def test_two_processes(tmp_path):
+    said = launch(__file__, tmp_path)
+    first, second = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    learner = plain_learner(tmp_path, interleaved(make_items(), 8), bs=16)
+    fine_tune(learner, 2, base_lr=1e-2)
+    weights = {name: value.tolist() for name, value in learner.model.state_dict().items()}
+
+    def close(found):
+        return all(np.allclose(value, weights[name], atol=1e-5) for name, value in found[0])
+    assert first["still"] == second["still"] and close(first["still"])
+    assert first["moving"] == second["moving"] and not close(first["moving"])  # the control: each has its own statistics
+    assert first["kept"] == second["kept"] == first["resumed"] == second["resumed"] != first["stopped"]
+    assert (first["written"], second["written"]) == (3 + 2 + 1, 0)
+    assert first["stopped as"] == "Sequential"
+    assert said.count("Stopped after 2 of 3 epochs") == said.count("Going on from") == 1
+
+
+@needs_accelerate
+def test_the_example(tmp_path):
+    said = launch("examples/distributed.py", "--epochs", "1", "--checkpoint", tmp_path / "run.pt")
+    assert "2 processes, the same weights in all" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+class Wrapper(Callback):
+    "Does to a model what fastai's DistributedTrainer does: other norm layers, then a wrapper."
+    order = 11
+
+    def before_fit(self):
+        self.learn.model = nn.DataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(self.model))
+
+    def after_fit(self):
+        self.learn.model = self.learn.model.module
+
+
+def test_norm_layers_stay_still_when_a_wrapper_replaces_them(tmp_path):
+    usual, learner, control = plain_learner(tmp_path), plain_learner(tmp_path), plain_learner(tmp_path)
+    fine_tune(usual, 1)
+    fine_tune(learner, 1, cbs=Wrapper())
+    assert type(learner.model[0][1]) is nn.SyncBatchNorm
+    assert bits(learner.model.state_dict()) == bits(usual.model.state_dict())
+    freeze(control)
+    control.fit_one_cycle(1, cbs=Wrapper())
+    assert not control.model[0][1].running_mean.equal(torch.zeros(8))  # the control: a freeze before the wrapper is lost
+
+
+if __name__ == "__main__":
+    process(sys.argv[1])
