@@ -45,7 +45,7 @@ def run_notebook(path: Path, save: bool) -> tuple[str, float]:
     notebook = nbformat.read(path, as_version=4)
     runs = {cell.id for cell in nb_test_cells(path)}  # leaves out `#| eval: false` as nbdev-test does
     saved = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3",
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
                             resources={"metadata": {"path": str(path.parent)}})
     stale = []
     try:
