@@ -7,7 +7,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test notebooks readme clean
+.PHONY: help lab test notebooks experiments readme bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,8 +31,14 @@ test: .venv/.installed  ## run all that continuous integration runs
 notebooks: .venv/.installed  ## run all notebooks again and keep their new outputs
 	@$(BIN)/python tools/run_notebooks.py --save
 
+experiments: .venv/.installed  ## run the experiments over 20 seeds and write nbs/results
+	@$(BIN)/python tools/run_experiments.py
+
 readme: .venv/.installed  ## make README.md from nbs/index.ipynb
 	@$(BIN)/python tools/make_readme.py
+
+bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
+	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
 
 clean:  ## remove what the other targets made, except .venv
 	rm -rf build dist _site _proc _docs *.egg-info .pytest_cache .hypothesis
