@@ -11,6 +11,7 @@ import venv
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import browser
 from run_notebooks import find_notebooks, run_all
 
 root = Path(__file__).parents[1]
@@ -54,6 +55,8 @@ def notebooks() -> int:
 
 
 def tests() -> int:
+    for what in browser.install():
+        print(f"    not installed, so some tests of the site are skipped: {what}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code = subprocess.call([sys.executable, "-m", "pytest", f"--junitxml={report}"], cwd=root)
