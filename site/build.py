@@ -76,6 +76,12 @@ def notebook_page(notebook: cells.Notebook) -> Page:
     return Page(f"{name}.html", "en", group, label, notebook.title, notebook.summary, notebook=notebook)
 
 
+def chapter(key: str) -> str:
+    "The number of the chapter that a notebook belongs to, or stands behind."
+    number = navigation["behind"].get(key, key.removeprefix("ja/")[:2])
+    return "09" if number >= "10" else number
+
+
 class Site:
     "All pages, and what they share."
 
@@ -140,13 +146,12 @@ class Site:
         self.front = ast.literal_eval(re.search(r"_public = (\{.*?\n\})", front, re.S)[1])
 
     def reference_url(self, entry) -> str:
-        number = entry.notebook[:2]
-        return f"reference/{navigation['reference'][number]}.html#{entry.name}"
+        return f"reference/{navigation['reference'][chapter(entry.notebook)]}.html#{entry.name}"
 
     def names_for(self, notebook: cells.Notebook) -> dict:
         "Public name -> address in the reference; of two alike the one nearer to this notebook."
         found = {}
-        for entry in sorted(self.entries, key=lambda e: (e.notebook[:2] != notebook.key[:2], e.module == "tables")):
+        for entry in sorted(self.entries, key=lambda e: (chapter(e.notebook) != chapter(notebook.key), e.module == "tables")):
             for one in (entry, *entry.members):
                 name = one.name if one is not entry else entry.name
                 found.setdefault(name, self.reference_url(entry).split("#")[0] + f"#{one.name}")
@@ -170,7 +175,7 @@ class Site:
                                "Every public function, class and value of the package, with its parameters, its "
                                "source and the cells that show it.", "reference_index.html"))
         for number, name in navigation["reference"].items():
-            entries = [entry for entry in self.entries if entry.notebook.startswith(number)]
+            entries = [entry for entry in self.entries if chapter(entry.notebook) == number]
             if not entries:
                 continue
             main = next((n for n in self.notebooks if n.key.startswith(f"{number}_")), None)
@@ -200,9 +205,7 @@ class Site:
         "The notebooks behind this one."
         if page.notebook is None or page.group in ("inside", "start") or page.lang == "ja":
             return []
-        number = page.notebook.key[:2]
-        number = "09" if number >= "10" else number
-        return [p for p in self.pages if p.group == "inside" and p.notebook.key.startswith(number)]
+        return [p for p in self.pages if p.group == "inside" and chapter(p.notebook.key) == chapter(page.notebook.key)]
 
     def menu(self, page: Page) -> list:
         "Groups with their pages, as seen from `page`: Japanese pages first where there are any."
@@ -227,7 +230,8 @@ class Site:
     def card(self, entry, names: dict, t, anchor: bool, level: int = 3) -> str:
         "Documentation of one name: signature, text, parameters, source."
         rows = [(name, self.types(type, names), default, cells.markdown_html(meaning))
-                for name, type, default, meaning in entry.rows]
+                for name, type, default, meaning in entry.rows if meaning or name != "returns"]
+        rows = rows if any(row[3] for row in rows) else []  # the signature says as much
         return self.environment.get_template("card.html").render(
             entry=entry, rows=rows, t=t, anchor=anchor, level=level, signature=self.signature(entry),
             doc=cells.markdown_block(entry.doc), source=cells.code_block(entry.source),
@@ -273,19 +277,20 @@ class Site:
             return "".join(self.card(entry, renderer.names, t, anchor=False, level=level) for entry in entries)
         return card
 
-    def shown(self, entry, t) -> dict:
-        "The first cell that shows an entry, and links to it and to others."
-        html = []
-        for key, id in entry.shown_in[:1]:
-            page = self.by_key[key]
-            renderer = self.renderer(page.notebook, t)
-            cell = next(cell for cell in page.notebook.cells if cell.id == id)
-            html.append(renderer.code(cell).replace(f' id="cell-{id}"', ""))
-            self.figures.update(renderer.page.figures)
-        places: dict = {}
+    def shown(self, entry, t, already: set) -> dict:
+        "Links to the cells that show an entry, and the first of them, if it is not on the page already."
+        html, places = "", {}
         for key, id in entry.shown_in:
             places.setdefault(key, []).append((self.to(self.by_key[key].url + f"#cell-{id}"), id))
-        links = [(self.by_key[key].label, found[:4]) for key, found in list(places.items())[:4]]
+        links = [(self.by_key[key], found[:4]) for key, found in list(places.items())[:4]]
+        for key, id in entry.shown_in[:1]:
+            if (key, id) not in already:
+                already.add((key, id))
+                page = self.by_key[key]
+                renderer = self.renderer(page.notebook, t)
+                cell = next(cell for cell in page.notebook.cells if cell.id == id)
+                html = renderer.code(cell).replace(f' id="cell-{id}"', "")
+                self.figures.update(renderer.page.figures)
         return {"html": html, "links": links}
 
     def renderer(self, notebook, t):
@@ -349,11 +354,11 @@ class Site:
         "Add a page to what the search knows."
         if page.template == "404.html":
             return
-        summary = cells.plain(page.summary)
-        self.search.append([page.url, page.lang, page.title, "", summary])
+        title = page.label if page.title == "ft_tutorial" else page.title
+        self.search.append([page.url, page.lang, title, "", cells.plain(page.summary)])
         for anchor, heading, text in page.body.sections:
             if text.strip():
-                self.search.append([page.url + (f"#{anchor}" if anchor else ""), page.lang, page.title, heading,
+                self.search.append([page.url + (f"#{anchor}" if anchor else ""), page.lang, title, heading,
                                     text.strip()])
 
     def _name(self, page, t) -> dict:
@@ -394,9 +399,9 @@ class Site:
         page.body.headings = [(2, entry.name, entry.name) for entry in entries]
         page.body.sections = [[e.name, e.name, " ".join([cells.plain(e.doc), *(cells.plain(r[3]) for r in e.rows)])]
                               for entry in entries for e in (entry, *entry.members)]
-        return {"toc": page.body.headings,
-                "entries": [{"entry": e, "card": self.card(e, names, t, anchor=True, level=2), "shown": self.shown(e, t)}
-                            for e in entries]}
+        already: set = set()
+        return {"toc": page.body.headings, "entries": [
+            {"card": self.card(e, names, t, anchor=True, level=2), "shown": self.shown(e, t, already)} for e in entries]}
 
     def _reference_index(self, page, t) -> dict:
         def row(entry):

@@ -8,8 +8,11 @@ import struct
 from dataclasses import dataclass, field
 from html import escape, unescape
 from pathlib import Path
+from unicodedata import east_asian_width
 
+from latex2mathml.converter import convert as latex_to_mathml
 from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbdev.process import NBProcessor
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -17,8 +20,13 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 _formatter = HtmlFormatter(nowrap=True)
-_parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-_prose = MarkdownIt("commonmark", {"html": True, "typographer": True}).enable(["table", "smartquotes"])
+_parser = MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin)
+_prose = MarkdownIt("commonmark", {"html": True, "typographer": True}).enable(["table", "smartquotes"]).use(
+    dollarmath_plugin)
+for _one in (_parser, _prose):  # formulas become MathML, which browsers draw without a script or a font
+    _one.add_render_rule("math_inline", lambda self, tokens, at, options, env: latex_to_mathml(tokens[at].content))
+    _one.add_render_rule("math_block", lambda self, tokens, at, options, env:
+                         latex_to_mathml(tokens[at].content, display="block"))
 
 
 @dataclass
@@ -94,7 +102,13 @@ def code_block(source: str, language: str = "python") -> str:
 
 def plain(markdown: str) -> str:
     "The text of some Markdown."
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", _parser.render(markdown)))).strip()
+    return _one_line(unescape(re.sub(r"<[^>]+>", " ", _parser.render(markdown))))
+
+
+def _one_line(text: str) -> str:
+    "Without line breaks; Japanese goes on without a space."
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"(?<=[、。）」ぁ-ヶー一-龥]) (?=[「（ぁ-ヶ一-龥])|(?<=[、。）」]) ", "", text)
 
 
 def markdown_block(text: str) -> str:
@@ -175,7 +189,7 @@ class Renderer:
         "Text for the search."
         if not self.page.sections:
             self.page.sections.append(["", "", ""])
-        self.page.sections[-1][2] += re.sub(r"\s+", " ", text) + " "
+        self.page.sections[-1][2] = _one_line(f"{self.page.sections[-1][2]} {text}")
 
     def _inline(self, token, link_terms: bool) -> None:
         "Turn links to notebooks into links to pages; link names, cells and the first use of each term."
@@ -288,7 +302,7 @@ class Renderer:
         file, content = f"{Path(self.notebook.key).name}-{name}.png", base64.b64decode(data)
         self.page.figures[file] = content
         width, height = struct.unpack(">II", content[16:24])
-        return (f'<figure><img src="{self.figure_path}{file}" alt="{escape(alt)}" width="{width}" '
+        return (f'<figure style="--width:{width}px"><img src="{self.figure_path}{file}" alt="{escape(alt)}" width="{width}" '
                 f'height="{height}" loading="lazy" decoding="async"></figure>')
 
     def _html(self, html: str) -> str:
@@ -301,9 +315,10 @@ class Renderer:
     def _scroll(self, table: str) -> str:
         "A table that scrolls inside itself; cells with much text get room, short ones do not break."
         def sized(cell):
-            length = len(unescape(re.sub(r"<[^>]+>", "", cell[3])))
-            size = ' class="long"' if length > 45 else ' class="short"' if length < 14 else ""
-            return f"<{cell[1]}{size}{cell[2]}>{cell[3]}"
+            text = unescape(re.sub(r"<[^>]+>", "", cell[3]))
+            width = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+            size = "short" if width < 18 else "medium" if width < 46 else "long" if width < 120 else "longest"
+            return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'
         table = re.sub(r"<(t[dh])((?: [^>]*)?)>(.*?)(?=</t[dh]>)", sized, table, flags=re.S)
         return f'<div class="scroll" role="group" aria-label="{self.t("table")}">{table}</div>'
 

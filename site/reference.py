@@ -39,31 +39,29 @@ def _arguments(node, comments: dict, source: str) -> tuple:
     arguments = node.args
     positional = arguments.posonlyargs + arguments.args
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    pairs = list(zip(positional, defaults))
+    found = [("", arg, default) for arg, default in zip(positional, defaults)]
+    if arguments.vararg:
+        found.append(("*", arguments.vararg, None))
+    elif arguments.kwonlyargs:
+        found.append(("*", None, None))
+    found += [("", arg, default) for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    if arguments.kwarg:
+        found.append(("**", arguments.kwarg, None))
+    found = [one for one in found if one[1] is None or one[1].arg not in ("self", "cls")]
+    own = [arg.lineno for _, arg, _ in found if arg]
+    lines = own + ([node.returns.end_lineno] if node.returns else [])
     parts, rows = [], []
-    for number, (arg, default) in enumerate(pairs + list(zip(arguments.kwonlyargs, arguments.kw_defaults))):
-        if number == len(pairs):
-            parts.append("*" + (arguments.vararg.arg if arguments.vararg else ""))
+    for sign, arg, default in found:
         text = ast.get_source_segment(source, default) if default is not None else ""
-        if arg.arg not in ("self", "cls"):
-            parts.append(arg.arg + (f"={text}" if default is not None else ""))
-            rows.append([arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", text, arg.lineno])
-    if arguments.vararg and not arguments.kwonlyargs:
-        parts.append("*" + arguments.vararg.arg)
-    for sign, arg in (("*", arguments.vararg), ("**", arguments.kwarg)):
-        if arg:
-            parts += ["**" + arg.arg] * (sign == "**")
-            rows.append([sign + arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", "", arg.lineno])
-    lines = [row[3] for row in rows]
-    rows = [[*row[:3], comments.get(row[3], "") if lines.count(row[3]) == 1 else ""] for row in rows]
+        parts.append(sign + (arg.arg if arg else "") + (f"={text}" if default is not None else ""))
+        if arg:  # a comment belongs to what stands alone on its line
+            said = comments.get(arg.lineno, "") if lines.count(arg.lineno) == 1 else ""
+            rows.append([sign + arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", text, said])
     returns = ast.unparse(node.returns) if node.returns else ""
-    # the comment behind the closing bracket is about what comes back
-    last = node.body[0].lineno
-    said = next((comments[line] for line in range(node.returns.end_lineno if node.returns else last, last)
-                 if line in comments and lines.count(line) == 0), "")
-    if not said and node.returns and lines.count(node.returns.end_lineno) == 0:
-        said = comments.get(node.returns.end_lineno, "")
-    if said or (returns and returns != "None"):
+    start = node.returns.end_lineno if node.returns else max([node.lineno, *own])
+    said = next((comments[line] for line in range(start, node.body[0].lineno)
+                 if line in comments and (node.returns or line not in own)), "")
+    if said or returns not in ("", "None"):
         rows.append(["returns", returns, "", said])
     return ", ".join(parts) + ")" + (f" → {returns}" if returns else ""), rows
 
@@ -96,7 +94,8 @@ def _class(node, comments, source, where) -> Entry:
             signature = f"{node.name}({text}"
         elif isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
             kind = "property" if _is_property(part) else "method"
-            if ast.get_docstring(part) or kind == "method":
+            hook = re.match(r"(before|after)_", part.name)  # called by fastai, not by readers
+            if ast.get_docstring(part) or kind == "method" and not hook:
                 members.append(_function(part, comments, source, f"{node.name}.{part.name}", kind, where))
         elif isinstance(part, ast.Assign) and isinstance(part.value, ast.Call) and \
                 getattr(part.value.func, "id", "") == "property" and not part.targets[0].id.startswith("_"):

@@ -48,7 +48,10 @@ def address(site):
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_): pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_): pass  # a browser that leaves before a file is sent is no error
+
+    server = Server(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -229,6 +232,17 @@ def test_light_and_dark_by_hand(address, page):
     assert page.evaluate(back) == dark != light
 
 
+def test_the_menu_opens_on_a_phone(address, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(address + "freezing.html")
+    assert not page.locator("nav.menu").is_visible()
+    page.click(".menu-button")
+    box = page.locator("nav.menu a").first.bounding_box()
+    assert box["y"] > 56 and page.get_attribute(".menu-button", "aria-expanded") == "true"
+    page.keyboard.press("Escape")
+    assert not page.locator("nav.menu").is_visible()
+
+
 def test_code_is_copied(address, page):
     page.goto(address + "freezing.html")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -324,8 +338,8 @@ def test_the_reference_has_every_public_name_and_parameter(site, address, page):
                 signature, rows = documented[node.name]
                 for argument in arguments:
                     assert argument.arg in signature, (node.name, argument.arg)
-                    assert len(arguments) < 2 or argument.arg in rows, (node.name, argument.arg)
-                count += 1
+                    assert not rows or argument.arg in rows, (node.name, argument.arg)
+                count += bool(rows)
         assert set(names) <= documented.keys(), set(names) - documented.keys()
     assert count > 40
 

@@ -52,7 +52,7 @@ for (const heading of $$("article :is(h2, h3)[id]:not(.entry h2)")) {
 
 // What scrolls sideways can be scrolled by keys.
 const reachable = () => {
-  for (const box of $$("pre, .scroll")) {
+  for (const box of $$("pre, .scroll, figure")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
   }
 };
@@ -134,6 +134,7 @@ $("form", dialog).addEventListener("submit", (event) => {
   $(".results a")?.click();
 });
 dialog.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") { event.preventDefault(); dialog.close(); }  // a search field would only be emptied
   if (!["ArrowDown", "ArrowUp"].includes(event.key)) return;
   const row = [input, ...$$(".results a")], at = row.indexOf(document.activeElement);
   row[Math.max(0, Math.min(row.length - 1, at + (event.key === "ArrowDown" ? 1 : -1)))].focus();
