@@ -162,6 +162,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ft_tutorial.cutting._changing': ('cutting.html#_changing', 'ft_tutorial/cutting.py'),
                                      'ft_tutorial.cutting._close': ('cutting.html#_close', 'ft_tutorial/cutting.py'),
                                      'ft_tutorial.cutting._deciding': ('cutting.html#_deciding', 'ft_tutorial/cutting.py'),
+                                     'ft_tutorial.cutting._device': ('cutting.html#_device', 'ft_tutorial/cutting.py'),
                                      'ft_tutorial.cutting._features': ('cutting.html#_features', 'ft_tutorial/cutting.py'),
                                      'ft_tutorial.cutting._few': ('cutting.html#_few', 'ft_tutorial/cutting.py'),
                                      'ft_tutorial.cutting._generators': ('cutting.html#_generators', 'ft_tutorial/cutting.py'),

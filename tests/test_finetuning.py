@@ -394,7 +394,10 @@ def process(folder):
         found[name] = numbers([learner.model.state_dict(), learner.recorder.values])
     found["written"] = len(written)
     (folder / f"{rank_distrib()}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
     teardown_distrib()
+    sys.stdout.flush()
+    os._exit(0)  # all is said: the interpreter's own end can meet a thread of torch.distributed that has not ended
 
 
 def launch(*arguments):
@@ -402,7 +405,7 @@ def launch(*arguments):
     command = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
                "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=root,
-                          env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+                          env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
 
