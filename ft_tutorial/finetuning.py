@@ -13,13 +13,13 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fit_one_cycle
 from fastai.learner import Learner
-from fastai.torch_core import get_model, rank_distrib
+from fastai.torch_core import rank_distrib
 from fastcore.foundation import L
 
 from .caching import cached
 from .checkpoints import _done, _Keeper, _starting_at, _where
 from .changing import _change, _remember, _restore
-from .plans import Phase, Plan, _cached_phases, _held, plan
+from .plans import Plan, _cached_phases, _held, plan
 from .selecting import _model_of
 from .states import _outside
 
@@ -31,18 +31,12 @@ def _broadcast(numbers: list, rank: int) -> list:
     return numbers.tolist()
 
 class _Follow(Callback):
-    "Knows how far the run has come, and freezes again what a wrapper of the model undid."
-    order = 12  # after fastai's DistributedTrainer, which puts new norm layers in place of the old
+    "Knows how far the run has come, and shares the order of items where fastai needs CUDA for it."
+    order = 12  # after fastai's DistributedTrainer, which makes the loaders
 
-    def __init__(self, plan: Plan, done: int): self.plan, self.phase, self.done, self.begun = plan, None, done, False
-
-    def freeze(self, learner: Learner, phase: Phase) -> None:
-        self.phase = phase
-        _change(learner, _held(learner, phase), phase.batchnorm)
+    def __init__(self, plan: Plan, done: int): self.plan, self.done, self.begun = plan, done, False
 
     def before_fit(self):
-        if self.model is not get_model(self.model):
-            self.freeze(self.learn, self.phase)
         for dl in self.dls.loaders:
             if hasattr(type(dl), "_broadcast") and not torch.cuda.is_available():
                 dl._broadcast = _broadcast
@@ -92,7 +86,7 @@ def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
         phase = plan.phases[index]
         if keeper:
             keeper.phase = index
-        follow.freeze(learner, phase)
+        _change(learner, _held(learner, phase), phase.batchnorm)
         learner.opt.clear_state()
         caches = cache if first < phase.epochs and _cached_phases(plan)[index] else False
         with _starting_at(learner, first), _caching(learner, caches):

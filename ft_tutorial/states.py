@@ -36,6 +36,25 @@ class _HoldStill:
 def _hold_of(module: nn.Module):
     return next((h for h in module._forward_pre_hooks.values() if isinstance(h, _HoldStill)), None)
 
+# %% ../nbs/02b_states.ipynb #hold-again
+class _HoldAgain:
+    "Forward pre-hook of a network: what takes the place of a held layer is held too."
+    def __init__(self, model: nn.Module):
+        self.held = [(parent, name, layer) for parent in model.modules()
+                     for name, layer in parent._modules.items() if layer is not None and _hold_of(layer)]
+
+    def __call__(self, model: nn.Module, inputs=()) -> None:
+        for parent, name, layer in self.held:
+            now = parent._modules.get(name)
+            if now is not layer and now is not None and not _hold_of(now):
+                now.register_forward_pre_hook(_hold_of(layer), prepend=True)
+
+def _watch(model: nn.Module) -> None:
+    "Let the held layers of `model` be replaced without being lost; call it when all are held."
+    again = _HoldAgain(model)
+    if again.held:
+        model.register_forward_pre_hook(again, prepend=True)
+
 # %% ../nbs/02b_states.ipynb #updates-itself
 def _updates_itself(module: nn.Module) -> bool:
     "Is this a layer that is known to change its own buffers in training mode?"
@@ -96,6 +115,7 @@ def _release(model: nn.Module) -> None:
         if hold:
             _drop(module._forward_pre_hooks, _HoldStill)
             module.training = model.training and not hold.keep_eval
+    _drop(model._forward_pre_hooks, _HoldAgain)
     _drop(model._state_dict_hooks, _Record)
 
 # %% ../nbs/02b_states.ipynb #problem
@@ -138,6 +158,8 @@ class Status:
 # %% ../nbs/02b_states.ipynb #norm-layers
 def _norm_layers(model: nn.Module) -> dict:
     "Each norm layer: its name, its own parameters, and whether it will change in the next fit."
+    for hook in [h for h in model._forward_pre_hooks.values() if isinstance(h, _HoldAgain)]:
+        hook(model)
     updating, layers = _self_updating(model), {}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
