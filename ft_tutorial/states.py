@@ -36,7 +36,6 @@ class _HoldStill:
 def _hold_of(module: nn.Module):
     return next((h for h in module._forward_pre_hooks.values() if isinstance(h, _HoldStill)), None)
 
-# %% ../nbs/02b_states.ipynb #hold-again
 class _HoldAgain:
     "Forward pre-hook of a network: what takes the place of a held layer is held too."
     def __init__(self, model: nn.Module):
@@ -130,7 +129,6 @@ class Problem:
         concerned = f" ({_list(self.tensors, 3)})" if self.tensors else ""
         return f"{self.what}{concerned}. Cure: {self.cure}"
 
-# %% ../nbs/02b_states.ipynb #status-class
 class Status:
     "What is frozen and trainable: rows per parameter group, problems with their cures, and notes."
     def __init__(self, rows: list, problems: list, notes: list):
