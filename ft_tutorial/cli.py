@@ -68,7 +68,7 @@ def _as_options(text: str) -> str:
     "An error message with facts spelled as options."
     for fact, values in VALUES.items():
         option = " --" + fact.replace("_", "-")
-        choices = "|".join({True: "yes", False: "no"}.get(value, value) for value in values)
+        choices = "|".join({True: "yes", False: "no"}.get(value, str(value)) for value in values)
         text = text.replace(f" {fact}, one of {values}", f"{option} {choices}").replace(f" {fact}=", f"{option}=")
     return text
 

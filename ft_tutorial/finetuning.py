@@ -26,17 +26,17 @@ from .states import _outside
 # %% ../nbs/04_finetuning.ipynb #follow
 def _broadcast(numbers: list, rank: int) -> list:
     "What fastai's DistributedDL does through CUDA only: the first process's order of items, in all."
-    numbers = torch.tensor(numbers)
-    torch.distributed.broadcast(numbers, rank)
-    return numbers.tolist()
+    sent = torch.tensor(numbers)
+    torch.distributed.broadcast(sent, rank)
+    return sent.tolist()
 
 class _Follow(Callback):
     "Knows how far the run has come, and freezes again what a wrapper of the model undid."
     order = 12  # after fastai's DistributedTrainer, which puts new norm layers in place of the old
 
-    def __init__(self, plan: Plan, done: int): self.plan, self.phase, self.done, self.begun = plan, None, done, False
+    def __init__(self, plan: Plan, done: int): self.plan, self.phase, self.done, self.begun = plan, plan.phases[0], done, False
 
-    def freeze(self, learner: Learner, phase: Phase) -> None:
+    def freeze(self, learner, phase: Phase) -> None:
         self.phase = phase
         _change(learner, _held(learner, phase), phase.batchnorm)
 
@@ -85,7 +85,7 @@ def _caching(learner: Learner, cache):
     return cached(learner) if cache is True else cached(learner, memory=cache)
 
 # %% ../nbs/04_finetuning.ipynb #run
-def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
+def _fit(learner: Learner, follow: _Follow, keeper, cbs: list | None, cache) -> None:
     "One fit of fastai for each phase that is not over yet."
     plan, (start, first) = follow.plan, (keeper.phase, keeper.first) if keeper else (0, 0)
     for index in range(start, len(plan.phases)):
@@ -100,7 +100,7 @@ def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
                                   phase.moms, [*L(cbs), follow, *L(keeper)])
         first = 0
 
-def _run(learner: Learner, plan: Plan, keeper, cbs: list, cache) -> None:
+def _run(learner: Learner, plan: Plan, keeper, cbs: list | None, cache) -> None:
     "All phases; when one does not end, all is put back but the weights, and that is said."
     follow = _Follow(plan, _done(plan, keeper.phase, keeper.first) if keeper else 0)
     try:
