@@ -23,7 +23,7 @@ help:  ## list the targets
 	@touch $@
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab (make lab PORT=9000)
-	@$(BIN)/python tools/lab.py $(PORT)
+	@$(BIN)/ft_tutorial lab nbs --port $(PORT)
 
 test: .venv/.installed  ## run all that continuous integration runs
 	@$(BIN)/python tools/run_tests.py
