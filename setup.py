@@ -30,7 +30,7 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     author=settings["author"],
-    license=settings["license"],
+    license_expression=settings["license"],
     license_files=["LICENSE", "NOTICE"],
     keywords=settings["keywords"].split(", "),
     project_urls={"Repository": repository} if repository else {},

@@ -34,14 +34,11 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'ft_tutorial' has no attribute {name!r}")
     from importlib import import_module
 
-    try:
-        module = import_module(f"{__name__}.{_module_of[name]}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith(__name__):
-            raise
-        raise ImportError(
-            f"ft_tutorial.{name} needs the package {error.name!r}, which is not installed here. "
-            "Install it with: pip install ft_tutorial"
-        ) from error
-    globals()[name] = value = getattr(module, name)
+    module = _module_of[name]
+    if module != "terms":
+        from .doctor import unmet  # imports nothing heavy
+
+        if fault := unmet():
+            raise ImportError(f"ft_tutorial.{name} cannot be used here: {fault}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)
     return value

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 
 from .terms import QUESTIONS, VALUES, look_up
@@ -179,7 +180,7 @@ def main(arguments: list | None = None,  # as in `sys.argv[1:]`; `None`: those
         ) -> int:  # exit code: 0 done; 1 something is missing or wrong here; 2 something given was wrong
     "Run one command; an error of the user's is one message, without a traceback."
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the output cannot show is no error
     parser = _parser(_language())
     try:
