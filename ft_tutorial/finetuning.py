@@ -26,9 +26,9 @@ from .states import _outside
 # %% ../nbs/04_finetuning.ipynb #follow
 def _broadcast(numbers: list, rank: int) -> list:
     "What fastai's DistributedDL does through CUDA only: the first process's order of items, in all."
-    numbers = torch.tensor(numbers)
-    torch.distributed.broadcast(numbers, rank)
-    return numbers.tolist()
+    sent = torch.tensor(numbers)
+    torch.distributed.broadcast(sent, rank)
+    return sent.tolist()
 
 class _Follow(Callback):
     "Knows how far the run has come, and shares the order of items where fastai needs CUDA for it."
@@ -79,7 +79,7 @@ def _caching(learner: Learner, cache):
     return cached(learner) if cache is True else cached(learner, memory=cache)
 
 # %% ../nbs/04_finetuning.ipynb #run
-def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
+def _fit(learner: Learner, follow: _Follow, keeper, cbs: list | None, cache) -> None:
     "One fit of fastai for each phase that is not over yet."
     plan, (start, first) = follow.plan, (keeper.phase, keeper.first) if keeper else (0, 0)
     for index in range(start, len(plan.phases)):
@@ -94,7 +94,7 @@ def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
                                   phase.moms, [*L(cbs), follow, *L(keeper)])
         first = 0
 
-def _run(learner: Learner, plan: Plan, keeper, cbs: list, cache) -> None:
+def _run(learner: Learner, plan: Plan, keeper, cbs: list | None, cache) -> None:
     "All phases; when one does not end, all is put back but the weights, and that is said."
     follow = _Follow(plan, _done(plan, keeper.phase, keeper.first) if keeper else 0)
     try:

@@ -6,6 +6,7 @@
 __all__ = ['Problem', 'Status', 'status']
 
 # %% ../nbs/02b_states.ipynb #imports
+from collections.abc import Iterable
 from html import escape
 
 from fastai.callback.training import BnFreeze, bn_types
@@ -121,7 +122,7 @@ def _release(model: nn.Module) -> None:
 class Problem:
     "One contradiction that `status` found."
     def __init__(self, what: str,  # what is wrong, in one sentence
-                 tensors: list,  # names of the parameters or layers concerned
+                 tensors: Iterable,  # names of the parameters or layers concerned
                  cure: str):  # code that mends it
         self.what, self.tensors, self.cure = what, list(tensors), cure
 
@@ -230,7 +231,7 @@ def _status_rows(learner, layers: dict) -> list:
     return rows
 
 # %% ../nbs/02b_states.ipynb #norm-problems
-def _rests(group: list, layers: dict) -> bool:
+def _rests(group: Iterable, layers: dict) -> bool:
     "Is everything in this group frozen, leaving norm layers aside?"
     norm_parameters = {p for layer in layers.values() for p in layer["own"]}
     rest = [p for p in group if p not in norm_parameters] or group
