@@ -40,14 +40,15 @@ def _hold_of(module: nn.Module):
 class _HoldAgain:
     "Forward pre-hook of a network: what takes the place of a held layer is held too."
     def __init__(self, model: nn.Module):
-        self.held = [(parent, name, layer) for parent in model.modules()
-                     for name, layer in parent._modules.items() if layer is not None and _hold_of(layer)]
+        layers = [(parent, name, layer) for parent in model.modules()
+                  for name, layer in parent._modules.items() if layer is not None]
+        self.held = [(*where, hold) for where in layers if (hold := _hold_of(where[-1]))]
 
     def __call__(self, model: nn.Module, inputs=()) -> None:
-        for parent, name, layer in self.held:
+        for parent, name, layer, hold in self.held:
             now = parent._modules.get(name)
             if now is not layer and now is not None and not _hold_of(now):
-                now.register_forward_pre_hook(_hold_of(layer), prepend=True)
+                now.register_forward_pre_hook(hold, prepend=True)
 
 def _watch(model: nn.Module) -> None:
     "Let the held layers of `model` be replaced without being lost; call it when all are held."
