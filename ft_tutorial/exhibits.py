@@ -25,8 +25,8 @@ def quotes(
     for s in map(SOURCES.get, sources):
         said = [s.quote, *(["訳：" + s.translation if ja else "In English: " + s.translation]
                            if s.language != lang else []), s.address]
-        who = f"{s.short_ja}\n{s.year or '日付未確認'}" if ja else f"{s.short}\n{s.year or 'undated'}"
-        rows.append([who, "\n".join(said)])
+        who = (s.short_ja, s.year or "日付未確認") if ja else (s.short, s.year or "undated")
+        rows.append(["{}\n{}".format(*who), "\n".join(said)])
     return Table(["出典", "引用"] if ja else ["source", "quotation"], rows, lang=lang)
 
 # %% ../nbs/00e_exhibits.ipynb #draw-cell

@@ -133,8 +133,8 @@ def draw_matrix():  # a matplotlib figure
 def _legend(fig):
     "What full tiles, rings, crosses and empty places mean."
     from matplotlib.lines import Line2D
-    marks = ("s", _blue, "asked for"), ("o", _orange, "left open"), ("x", _red, "used without it"), \
-        ("s", _pale, "does not say")
+    marks = ("s", _blue, "asked for"), ("o", _orange, "left open"), ("x", _red, "used without it")
+    marks += (("s", _pale, "does not say"),)
     handles = [Line2D([], [], marker=shape, color=colour, linestyle="", markersize=8, label=label,
                       markerfacecolor=colour if shape == "s" else "none", markeredgewidth=2)
                for shape, colour, label in marks]

@@ -115,7 +115,7 @@ _tints_ja = {"はい": "yes", "いいえ": "no", "ファインチューニング
 
 def _linked(text: str) -> str:
     "Escaped text, its addresses turned into links."
-    link = r'<a href="\g<0>" style="overflow-wrap:anywhere">\1</a>'
+    link = r'<a href="\g<0>">\1</a>'
     return re.sub(r"https?://([^/\s]+)\S*", link, escape(text)).replace("\n", "<br>")
 
 # %% ../nbs/00c_verdicts.ipynb #table-cell
@@ -136,13 +136,16 @@ def _cell(text: str, tag: str = "td", style: str = "text-align:left", folded: st
 # %% ../nbs/00c_verdicts.ipynb #html
 def _html(table: "Table") -> str:
     "The table as HTML."
-    first, style = "text-align:left;min-width:5em", "text-align:left"
+    first = "text-align:left;min-width:5em"
+    style = "text-align:left;min-width:0;overflow-wrap:anywhere"
     if table.compact:
-        first, style = "text-align:left;padding:1px 3px", "text-align:center;padding:1px 3px"
+        first = "text-align:left;min-width:0;padding:1px 3px"
+        style = "text-align:center;min-width:0;padding:1px 3px"
     styles = [first] + [style] * (len(table.head) - 1)
-    upright = [first] + [style + ";writing-mode:vertical-rl" * table.compact] * (len(table.head) - 1)
+    top = ";writing-mode:vertical-rl" if table.compact else ";width:72%" * (len(table.head) == 2)
+    tops = [first] + [style + top] * (len(table.head) - 1)
     folds = [""] * (len(table.head) - 1) + [table.folded]
-    head = "".join(_cell(text, "th", s) for text, s in zip(table.head, upright))
+    head = "".join(_cell(text, "th", s) for text, s in zip(table.head, tops))
     body = "".join("<tr>" + "".join(map(_cell, row, ["td"] * len(row), styles, folds)) + "</tr>"
                    for row in table.rows)
     note = f"<p>{_linked(table.note)}</p>" if table.note else ""
