@@ -1,13 +1,15 @@
 # Thin: each target calls a tool or a script that a person could call by hand. `make help` lists them.
 PYTHON ?= python3
 PORT ?= 8888
+DOCS_PORT ?= 8000
+DOCS_URL ?=
 BIN := .venv/bin
 # A second run reinstalls only when one of these changed.
 METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test notebooks experiments readme bench release-check clean
+.PHONY: help lab test notebooks experiments readme docs docs-serve bench release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +38,12 @@ experiments: .venv/.installed  ## run the experiments over 20 seeds and write nb
 
 readme: .venv/.installed  ## make README.md from nbs/index.ipynb
 	@$(BIN)/python tools/make_readme.py
+
+docs: .venv/.installed  ## build the site into _site (DOCS_URL=https://… for the 404 page and link previews)
+	@$(BIN)/python site/build.py --url "$(DOCS_URL)"
+
+docs-serve: docs  ## build the site and serve it (make docs-serve DOCS_PORT=9000)
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _site $(DOCS_PORT)
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
 	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done

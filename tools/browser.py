@@ -1,12 +1,19 @@
-"A browser for the tests: Debian's Chromium, driven by playwright."
+"""What tests in a browser need beside Python packages: Debian's Chromium, driven by playwright, and axe-core, which checks
+accessibility.
+
+    python tools/browser.py     installs both where it can: Chromium on Debian as root, axe-core where npm is
+"""
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 # `pip install playwright` brings the driver; the browser is the system's. Nothing is asked of other hosts.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-PACKAGES = ["chromium", "fonts-noto-cjk"]  # the fonts draw Japanese
+PACKAGES = ["chromium", "fonts-noto-core", "fonts-noto-cjk"]  # the fonts draw Japanese
+AXE = "axe-core@4.14.1"
+folder = Path(__file__).parents[1] / "build" / "browser"
 
 
 def _missing() -> list[str]:
@@ -22,8 +29,19 @@ def chromium() -> str | None:
         quiet = dict(env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
         subprocess.run([*apt, "update"], **quiet)
         subprocess.run([*apt, "install", "-y", "--no-install-recommends", *missing], **quiet)
-    return next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def axe() -> Path | None:
+    "Where the script of axe-core lies; it is fetched first where npm is. `None` where there is none."
+    path = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not path.exists() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--no-save", "--prefix", folder, AXE], capture_output=True)
+    return path if path.exists() else None
 
 
 if __name__ == "__main__":
     print(chromium() or "no Chromium here, and it could not be installed")
+    print(axe() or "no axe-core here, and it could not be fetched")
