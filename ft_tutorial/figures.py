@@ -38,7 +38,8 @@ def show_figure(
     from PIL import Image as Picture
     file, small = BytesIO(), BytesIO()
     fig.savefig(file, format="png", facecolor="white")
-    Picture.open(file).convert("RGB").quantize(24).save(small, "png", optimize=True)
+    picture = Picture.open(file).convert("RGB").quantize(32, Picture.Quantize.MAXCOVERAGE)
+    picture.save(small, "png", optimize=True)
     display(Image(small.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
 
 # %% ../nbs/00h_figures.ipynb #draw-box
@@ -46,7 +47,7 @@ def _box(x: float, y: float, colour: str):
     "A rounded, lightly coloured cell."
     from matplotlib.patches import FancyBboxPatch
     return FancyBboxPatch((x + .02, y + .03), .96, .94, boxstyle="round,pad=0,rounding_size=.05",
-                          facecolor=colour + "22", edgecolor=colour, linewidth=1.5)
+                          facecolor=colour + "40", edgecolor=colour, linewidth=1.5)
 
 # %% ../nbs/00h_figures.ipynb #draw-corner
 def _draw_corner(ax, further: bool, new: bool):
@@ -56,17 +57,17 @@ def _draw_corner(ax, further: bool, new: bool):
     colour = {"fine-tuning": _blue, "both": _green, "neither": _grey}[word]
     ax.add_patch(_box(new, further, colour))
     name = {"both": "both words", "neither": "neither word"}.get(word, word)
-    ax.text(new + .5, further + .86, name, ha="center", va="center", weight="bold", size=9.5)
+    ax.text(new + .5, further + .87, name, ha="center", va="center", weight="bold", size=9.5)
     lines = [textwrap.fill(_marked(CASES[case], False), 30, subsequent_indent="    ",
                            break_on_hyphens=False) for case in cases]
     if (further, new) == (False, True):
         lines.append("\n(Pan and Yang, read widely:\n transfer)")
-    ax.text(new + .08, further + .76, "\n".join(lines), va="top", size=9, linespacing=1.3)
+    ax.text(new + .08, further + .79, "\n".join(lines), va="top", size=9, linespacing=1.3)
 
 # %% ../nbs/00h_figures.ipynb #draw-two-by-two
 def draw_two_by_two():  # a matplotlib figure
     "Trained further? New task? Real cases in each cell, named in the plain words."
-    fig, ax = _new_figure(4.3)
+    fig, ax = _new_figure(4.6)
     for further, new in _corners:
         _draw_corner(ax, further, new)
     ax.set(xlim=(0, 2), ylim=(0, 2), xticks=(.5, 1.5), yticks=(.5, 1.5))

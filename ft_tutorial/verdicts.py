@@ -143,7 +143,8 @@ def _html(table: "Table") -> str:
         style = "text-align:center;min-width:0;padding:1px 3px"
     styles = [first] + [style] * (len(table.head) - 1)
     top = ";writing-mode:vertical-rl" if table.compact else ";width:72%" * (len(table.head) == 2)
-    tops = [first] + [style + top] * (len(table.head) - 1)
+    tops = [first] + [style.replace("overflow-wrap:anywhere", "word-break:keep-all") + top] * (
+        len(table.head) - 1)
     folds = [""] * (len(table.head) - 1) + [table.folded]
     head = "".join(_cell(text, "th", s) for text, s in zip(table.head, tops))
     body = "".join("<tr>" + "".join(map(_cell, row, ["td"] * len(row), styles, folds)) + "</tr>"
