@@ -9,11 +9,11 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test notebooks experiments readme docs docs-serve bench clean
+.PHONY: help lab test notebooks experiments readme docs docs-serve bench release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/.installed: $(METADATA)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -25,7 +25,7 @@ help:  ## list the targets
 	@touch $@
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab (make lab PORT=9000)
-	@$(BIN)/python tools/lab.py $(PORT)
+	@$(BIN)/ft_tutorial lab nbs --port $(PORT)
 
 test: .venv/.installed  ## run all that continuous integration runs
 	@$(BIN)/python tools/run_tests.py
@@ -47,6 +47,9 @@ docs-serve: docs  ## build the site and serve it (make docs-serve DOCS_PORT=9000
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
 	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+
+release-check: .venv/.installed  ## build, install and try the distributions as a user would (15 GB of disk for a while)
+	@$(BIN)/python tools/release_check.py
 
 clean:  ## remove what the other targets made, except .venv
 	rm -rf build dist _site _proc _docs *.egg-info .pytest_cache .hypothesis

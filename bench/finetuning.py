@@ -1,6 +1,6 @@
 """What cached features, a plan and checkpoints save and cost, beside fastai's `freeze` and `fine_tune`.
 
-    python bench/finetuning.py [--threads 1] [--repeats 3] [--per-class 24] [--batch-size 64] [--clock cpu]
+    python bench/finetuning.py [--threads 1] [--repeats 3] [--per-class 24] [--batch-size 64] [--clock cpu] [--only TABLE] [--network NAME]
 
 Emoji of 8 kinds, real pictures from files; fastai's side reads them in each epoch, as it always does. Every
 ratio comes from one run in which the variants take turns; the middle of the repeats is printed. "yes" says
@@ -21,6 +21,7 @@ parser.add_argument("--per-class", type=int, default=24, help="pictures of each 
 parser.add_argument("--batch-size", type=int, default=64, help="fastai's default; smaller ones take more steps of the head's optimizer")
 parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor seconds, for a busy machine")
 parser.add_argument("--only", choices=["frozen", "fine_tune", "overhead"], help="one of the tables")
+parser.add_argument("--network", choices=["lite0", "ResNet-18"], help="one of the networks")
 arguments = parser.parse_args()
 for name in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
     os.environ[name] = str(arguments.threads)
@@ -41,7 +42,8 @@ from ft_tutorial.materials import emoji_dls, imagenet_body_file  # noqa: E402
 
 torch.set_num_threads(arguments.threads)
 clock = time.perf_counter if arguments.clock == "wall" else time.process_time
-NETWORKS = {"lite0, 64 px": 64, "ResNet-18, 96 px": 96}
+NETWORKS = {name: size for name, size in {"lite0, 64 px": 64, "ResNet-18, 96 px": 96}.items()
+            if not arguments.network or name.startswith(arguments.network)}
 
 
 def learner_of(network: str, size: int | None = None):
@@ -176,13 +178,13 @@ def overhead() -> None:
         return run
 
     keeper, plan = checkpoints._Keeper, finetuning.plan
-    kept = {name: vars(keeper)[name] for name in ("__init__", "start", "before_fit", "after_epoch")}
+    kept = {name: vars(keeper)[name] for name in ("__init__", "before_fit", "after_epoch", "after_cancel_fit")}
     with tempfile.TemporaryDirectory() as folder:
         try:
             finetuning.plan = timed("plan", plan)
             for name, function in kept.items():
                 setattr(keeper, name, timed("checkpoints", function))
-            path, learner = Path(folder) / "run.pt", learner_of("lite0, 160 px", 160)
+            path, learner = Path(folder) / "run.pt", learner_of("lite0, 96 px", 96)
             whole = seconds(lambda: fine_tune(learner, 5, checkpoint=path))
             size = path.stat().st_size
         finally:
@@ -191,7 +193,7 @@ def overhead() -> None:
                 setattr(keeper, name, function)
     share, each = sum(spent.values()) / whole, spent["checkpoints"] / 6
     heading("Overhead of plan and checkpoints, seconds", "run", "plan", "files", "share")
-    print(f"{f'fine_tune(5, checkpoint=...), lite0, 160 px; {size / 1e6:.0f} MB each':<58}{whole:>9.2f}"
+    print(f"{f'fine_tune(5, checkpoint=...), lite0, 96 px; {size / 1e6:.0f} MB each':<58}{whole:>9.2f}"
           f"{spent['plan']:>9.3f}{spent['checkpoints']:>9.2f}{share:>9.2%}   under 2 %: {'yes' if share < 0.02 else 'NO'} "
           f"(and for all epochs of more than {each / 0.02:.1f} s)")
 

@@ -86,7 +86,7 @@ def cache_folder() -> Path:  # a folder of the current user; made when something
     return (Path(given) if os.path.isabs(given) else usual) / "ft_tutorial"
 
 # %% ../nbs/00e_assets.ipynb #publish
-def checksum(path: Path) -> str:  # the first 16 digits
+def checksum(path: str | Path) -> str:  # the first 16 digits
     "SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 

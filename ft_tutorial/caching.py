@@ -17,11 +17,11 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor, Learner
-from fastai.torch_core import default_device, retain_type
+from fastai.torch_core import retain_type
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
-from .cutting import (Cut, _deciding, _features, _generators, _look, _refuse_body,
+from .cutting import (Cut, _deciding, _device, _features, _generators, _look, _refuse_body,
                                  _refuse_callbacks, _set_mode, _tensors, _untouched)
 from .freezing import _model_of
 
@@ -243,7 +243,7 @@ def cached(learner: Learner,  # frozen learner; afterwards as before, but for wh
     limit = _limit(memory)
     cut, rows = _look(learner)
     on_disk = _bytes(rows) > limit
-    learner.model.to(getattr(learner.dls, "device", default_device()))  # as every fit does
+    learner.model.to(_device(learner))  # as every fit does
     kept = [_Kept(*row, on_disk) for row in rows]
     with _untouched(learner):
         for part in kept: _fill(part, learner, cut)

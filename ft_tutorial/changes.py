@@ -9,6 +9,7 @@ __all__ = ['Movement']
 import math
 import re
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fastai.learner import Learner
@@ -91,8 +92,28 @@ def _row(changes: list) -> dict:
                 buffers=f"{sum(buffers)} of {len(buffers)} moved" if buffers else "none",
                 frozen=f"{sum(c.frozen for c in changes)} of {len(changes)}")
 
+# %% ../nbs/03c_changes.ipynb #declared
+class _Declared:
+    "For editors and type checkers: what the cells below, and `movement`, add with `patch`."
+    if TYPE_CHECKING:
+        from matplotlib.axes import Axes
+        from ft_tutorial.movement import SameFunction
+        _changes: Any
+        _old: Any
+        _new: Any
+        _before: Any
+        _after: Any
+        table: Table
+        by_layer: Table
+        by_group: Table
+        summary: str
+        def __getitem__(self, name: str) -> Change: ...
+        def check(self, what: str | None = None) -> None: ...
+        def plot(self, ax: Axes | None = None, title: str | None = None) -> Axes: ...
+        def same_function(self, batch, part: str | None = None) -> SameFunction: ...
+
 # %% ../nbs/03c_changes.ipynb #movement
-class Movement:
+class Movement(_Declared):
     "What a run changed: a row for each tensor, layer and group; `check()`, `plot()`, `same_function()`."
     def __init__(self):
         self._changes = None  # filled when the run has ended

@@ -13,7 +13,7 @@ from torch import nn
 
 from .selecting import _groups_of, _list, _model_of, _named
 from .states import (_KEY, Status, _hold_of, _HoldStill, _Record, _record_of, _release,
-                                _self_updating, status)
+                                _self_updating, _watch, status)
 
 # %% ../nbs/02c_changing.ipynb #apply
 def _hold(model: nn.Module) -> None:
@@ -23,6 +23,7 @@ def _hold(model: nn.Module) -> None:
             hold = _HoldStill(deciders[0], model.training and not module.training)
             module.register_forward_pre_hook(hold, prepend=True)
             module.training = False
+    _watch(model)
 
 def _apply(model: nn.Module, names: set, batchnorm: str, exempt: set) -> None:
     "Make exactly the parameters in `names` frozen, without those in `exempt`."
@@ -118,7 +119,7 @@ def _remember(learner) -> dict:
     "Everything that `freeze` changes."
     model = _model_of(learner)
     before = dict(trains={name: p.requires_grad for name, p in _named(model).items()},
-                  holds={module: hold for module in model.modules() if (hold := _hold_of(module))},
+                  holds={name: hold for name, m in model.named_modules() if (hold := _hold_of(m))},
                   record=_record_of(model))
     if isinstance(learner, Learner):
         before |= dict(splitter=learner.splitter,
@@ -134,9 +135,11 @@ def _restore(learner, before: dict) -> None:
         if parameter.requires_grad and not trains:
             parameter.grad = None
         parameter.requires_grad_(trains)
-    for module, hold in before["holds"].items():
-        module.register_forward_pre_hook(hold, prepend=True)
-        module.training = False
+    for name, module in model.named_modules():
+        if name in before["holds"]:
+            module.register_forward_pre_hook(before["holds"][name], prepend=True)
+            module.training = False
+    _watch(model)
     if before["record"]:
         model.register_state_dict_post_hook(before["record"])
     if isinstance(learner, Learner):

@@ -10,9 +10,9 @@ import os
 import platform
 import random
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
+import fastai
 import numpy as np
 import torch
 from fastai.callback.core import CancelEpochException, Callback
@@ -21,6 +21,7 @@ from fastai.torch_core import get_model, num_distrib, rank_distrib, to_device
 from fastcore.basics import store_attr
 from fastcore.foundation import L
 
+from . import __version__
 from .plans import Plan
 
 # %% ../nbs/04c_checkpoints.ipynb #plain
@@ -190,8 +191,8 @@ def _of_all_processes(value) -> list:
     return found
 
 def _versions() -> dict:
-    return dict(python=platform.python_version(), torch=str(torch.__version__),
-                **{name: version(name) for name in ("fastai", "ft_tutorial")})
+    return dict(python=platform.python_version(), torch=str(torch.__version__), fastai=fastai.__version__,
+                ft_tutorial=__version__)
 
 # %% ../nbs/04c_checkpoints.ipynb #collect
 def _collect(learner: Learner, plan: Plan, phase: int, epochs: int, loaders: list, but: Callback) -> dict:

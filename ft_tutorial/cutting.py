@@ -16,7 +16,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback.training import BnFreeze, set_bn_eval
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor, Learner
-from fastai.torch_core import norm_types, to_device
+from fastai.torch_core import default_device, norm_types, to_device
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -87,17 +87,23 @@ def _loaders(learner: Learner) -> list:
     return [dl for dl in loaders if dl.n]
 
 # %% ../nbs/04d_cutting.ipynb #untouched
+def _device(learner: Learner):
+    "Where every fit runs the network."
+    return getattr(learner.dls, "device", None) or default_device()
+
 @contextmanager
 def _untouched(learner: Learner):
-    "Run data and network in this block; modes, buffers and random numbers are put back."
+    "Run data and network in this block, where a fit runs them; places, modes, buffers and random numbers are put back."
     model, loaders = _model_of(learner), _loaders(learner)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module._buffers, name, buffer, buffer.clone()) for module in model.modules()
                for name, buffer in module._buffers.items() if buffer is not None]
     rngs = [(dl, dl.rng, dl.rng.getstate()) for dl in loaders]
+    device = next(model.parameters(), torch.empty(0)).device
     with own_rng(0):
-        try: yield
+        try: yield model.to(_device(learner))
         finally:
+            model.to(device)
             for module, training in modes: module.training = training
             for of_module, name, buffer, value in buffers:
                 if not torch.equal(buffer, value): buffer.copy_(value)

@@ -70,7 +70,7 @@ def _gather(changes: list, inherited: set, resized: set, unknown: set) -> Eviden
         moved="none" if not moved else "all" if all_moved else "some",
         update="gradient" if by_gradient else "statistics" if any(c.state == "moved" for c in changes) else "none",
         added=_added(learned, body, unknown), kept=tuple(c for c in old if c.state == "equal"),
-        moved_by=tuple(moved), new=tuple(new), head_outputs=last.shape[0] if last in new else None,
+        moved_by=tuple(moved), new=tuple(new), head_outputs=last.shape[0] if last and last in new else None,
         resized=last.name if last and last.name in resized else None)
 
 # %% ../nbs/05a_evidence.ipynb #collect

@@ -13,36 +13,30 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fit_one_cycle
 from fastai.learner import Learner
-from fastai.torch_core import get_model, rank_distrib
+from fastai.torch_core import rank_distrib
 from fastcore.foundation import L
 
 from .caching import cached
 from .checkpoints import _done, _Keeper, _starting_at, _where
 from .changing import _change, _remember, _restore
-from .plans import Phase, Plan, _cached_phases, _held, plan
+from .plans import Plan, _cached_phases, _held, plan
 from .selecting import _model_of
 from .states import _outside
 
 # %% ../nbs/04_finetuning.ipynb #follow
 def _broadcast(numbers: list, rank: int) -> list:
     "What fastai's DistributedDL does through CUDA only: the first process's order of items, in all."
-    numbers = torch.tensor(numbers)
-    torch.distributed.broadcast(numbers, rank)
-    return numbers.tolist()
+    sent = torch.tensor(numbers)
+    torch.distributed.broadcast(sent, rank)
+    return sent.tolist()
 
 class _Follow(Callback):
-    "Knows how far the run has come, and freezes again what a wrapper of the model undid."
-    order = 12  # after fastai's DistributedTrainer, which puts new norm layers in place of the old
+    "Knows how far the run has come, and shares the order of items where fastai needs CUDA for it."
+    order = 12  # after fastai's DistributedTrainer, which makes the loaders
 
-    def __init__(self, plan: Plan, done: int): self.plan, self.phase, self.done, self.begun = plan, None, done, False
-
-    def freeze(self, learner: Learner, phase: Phase) -> None:
-        self.phase = phase
-        _change(learner, _held(learner, phase), phase.batchnorm)
+    def __init__(self, plan: Plan, done: int): self.plan, self.done, self.begun = plan, done, False
 
     def before_fit(self):
-        if self.model is not get_model(self.model):
-            self.freeze(self.learn, self.phase)
         for dl in self.dls.loaders:
             if hasattr(type(dl), "_broadcast") and not torch.cuda.is_available():
                 dl._broadcast = _broadcast
@@ -85,14 +79,14 @@ def _caching(learner: Learner, cache):
     return cached(learner) if cache is True else cached(learner, memory=cache)
 
 # %% ../nbs/04_finetuning.ipynb #run
-def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
+def _fit(learner: Learner, follow: _Follow, keeper, cbs: list | None, cache) -> None:
     "One fit of fastai for each phase that is not over yet."
     plan, (start, first) = follow.plan, (keeper.phase, keeper.first) if keeper else (0, 0)
     for index in range(start, len(plan.phases)):
         phase = plan.phases[index]
         if keeper:
             keeper.phase = index
-        follow.freeze(learner, phase)
+        _change(learner, _held(learner, phase), phase.batchnorm)
         learner.opt.clear_state()
         caches = cache if first < phase.epochs and _cached_phases(plan)[index] else False
         with _starting_at(learner, first), _caching(learner, caches):
@@ -100,7 +94,7 @@ def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
                                   phase.moms, [*L(cbs), follow, *L(keeper)])
         first = 0
 
-def _run(learner: Learner, plan: Plan, keeper, cbs: list, cache) -> None:
+def _run(learner: Learner, plan: Plan, keeper, cbs: list | None, cache) -> None:
     "All phases; when one does not end, all is put back but the weights, and that is said."
     follow = _Follow(plan, _done(plan, keeper.phase, keeper.first) if keeper else 0)
     try:

@@ -10,7 +10,7 @@ __all__ = ['Change', 'WhatIf', 'what_if', 'settled']
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
-from .rules import (SCHOOLS, VALUES, Run, _fine_tuning, _llm_era, _meanings,
+from .rules import (QUESTIONS, SCHOOLS, VALUES, Run, _fine_tuning, _llm_era, _meanings,
                                _transfer_learning, every_run)
 from .verdicts import Table, Verdicts, _keys, name_run
 
@@ -56,12 +56,19 @@ class WhatIf(Table):
         self,
         run: Run,  # the facts of the run
         lang: str = "en",  # language in which the table is shown: en or ja
+        facts: tuple[str, ...] = (),  # show these first and fold the others; empty: all
     ):
         before, self.run = name_run(run), run
         changes = [_change(before, fact, value) for fact in VALUES
                    for value in VALUES[fact] if value != getattr(run, fact)]
         self.changes = tuple({change.run: change for change in reversed(changes)}.values())[::-1]
-        super().__init__(*_what_if_table(self.changes, lang == "ja"), lang)
+        first = [change for change in self.changes if change.fact in (facts or VALUES)]
+        super().__init__(*_what_if_table(first, lang == "ja"), lang)
+        rest = [change for change in self.changes if change not in first]
+        self.rest = rest and Table(*_what_if_table(rest, lang == "ja"), lang)
+
+    def __repr__(self): return super().__repr__() + (f"\n\n{self.rest!r}" if self.rest else "")
+    def _repr_html_(self): return super()._repr_html_() + _folded(self.rest)
 
 # %% ../nbs/00g_flips.ipynb #what-if-words
 _signs = MappingProxyType({True: "+", False: "−", None: "?"})
@@ -72,41 +79,52 @@ def _flips_text(change: Change, word: str, ja: bool) -> str:
     flips = {flip[0]: _signs[flip[3]] for flip in change.flips if flip[1] == word}
     name = {id: school.name_ja if ja else id for id, school in SCHOOLS.items()}
     if len(flips) > 5 and len(set(flips.values())) == 1:
-        rest = ("、" if ja else ", ").join(name[id] for id in name if id not in flips)
-        return flips[max(flips)] + (f"{rest}以外のすべて" if ja else f"all but {rest}")
-    return "  ".join(sign + name[id] for id, sign in flips.items())
+        rest = ("と" if ja else ", ").join(name[id] for id in name if id not in flips)
+        return flips[max(flips)] + (f"すべて（{rest}を除く）" if ja else f"all but {rest}")
+    return ("、" if ja else "  ").join(sign + name[id] for id, sign in flips.items())
+
+
+def _folded(table: Table | None) -> str:
+    "The other changes, folded."
+    summary = table and ("ほかの項目を変えると" if table.lang == "ja" else "any other fact changed")
+    return f"<details><summary>{summary}</summary>{table._repr_html_()}</details>" if table else ""
 
 # %% ../nbs/00g_flips.ipynb #what-if-row
 def _what_if_row(change: Change, ja: bool) -> list[str]:
     "What is changed, and who follows."
     words = ("ファインチューニング", "転移学習") if ja else ("fine-tuning", "transfer learning")
-    texts = [f"{word}: {text}" for word, key in zip(words, _keys)
+    texts = [f"{word}{'：' if ja else ': '}{text}" for word, key in zip(words, _keys)
              if (text := _flips_text(change, key, ja))]
     facts = {fact: getattr(change.run, fact) for fact in (change.fact, *change.also)}
     changed = ", ".join(f"{fact}={value}" for fact, value in facts.items())
     if ja:
-        changed = f"{_meanings[change.fact][facts[change.fact]][1]}（{changed}）"
-    return [changed, ("。" if ja else "; ").join(texts)]
+        changed = f"{_meanings[change.fact][facts[change.fact]][1]}\n（{changed}）"
+    return [changed, "\n".join(texts)]
 
 # %% ../nbs/00g_flips.ipynb #what-if-layout
-def _what_if_table(changes: tuple[Change, ...], ja: bool) -> tuple:
-    "Lay out the changes that make a verdict follow."
+def _what_if_table(changes: list[Change], ja: bool) -> tuple:
+    "Lay out the changes that make a verdict follow, and name the facts that change nothing."
     rows = [_what_if_row(change, ja) for change in changes if change.flips]
-    still = set(VALUES) - {fact for change in changes if change.flips
-                           for fact in (change.fact, *change.also)}
-    note = "何も変えない事実: " if ja else "Facts that change nothing here: "
-    head = ["変える事実", "+ はいになる、− いいえになる"] if ja else ["change", "+ now yes, − now no"]
-    return head, rows, note + (", ".join(fact for fact in VALUES if fact in still) or "-")
+    follow = {fact for change in changes if change.flips for fact in (change.fact, *change.also)}
+    still = dict.fromkeys(change.fact for change in changes if change.fact not in follow)
+    names = [QUESTIONS[fact]["name_ja"] if ja else fact for fact in still]
+    note = "変えても判定が変わらない項目：" if ja else "Facts that change nothing here: "
+    head = ["変える項目", "+ はい、− いいえ、? 判定なし、に変わる流派"] if ja else \
+        ["change", "+ now yes, − now no, ? now no verdict"]
+    return head, rows, note + ("、" if ja else ", ").join(names) if names else ""
 
 # %% ../nbs/00g_flips.ipynb #what-if
 def what_if(
     run: Run,  # the facts of the run
     *,
+    facts: tuple[str, ...] = (),  # show these first and fold the others; empty: all in one table
     lang: str = "en",  # language in which the table is shown: en or ja
 ) -> WhatIf:  # a table; `.changes` holds each change
     "Say which change of a single fact would change whose verdict."
     name_run(run, lang=lang)  # refuses what is not a run, or another language
-    return WhatIf(run, lang)
+    if unknown := [fact for fact in facts if fact not in VALUES]:
+        raise ValueError(f"no fact {unknown[0]!r}; the facts are {', '.join(VALUES)}")
+    return WhatIf(run, lang, facts)
 
 # %% ../nbs/00g_flips.ipynb #both
 def _both(school: str, run: Run) -> tuple:

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 from fastai.learner import Learner
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -85,9 +86,9 @@ def _places(changes: list) -> tuple:
 # %% ../nbs/03_movement.ipynb #plot
 @patch
 def plot(self: Movement,
-         ax: plt.Axes | None = None,  # axes to draw in; `None`: a new figure
+         ax: Axes | None = None,  # axes to draw in; `None`: a new figure
          title: str | None = None,  # title; `None`: the summary
-        ) -> plt.Axes:  # the axes; `.figure` is the figure
+        ) -> Axes:  # the axes; `.figure` is the figure
     """One point a tensor, from input to output: how far it moved, on a log scale.
 
     Equal tensors lie on the lowest line, new ones on the highest. Step counters are left out."""
@@ -108,7 +109,7 @@ def plot(self: Movement,
     return ax
 
 # %% ../nbs/03_movement.ipynb #decorate
-def _decorate(ax: plt.Axes, borders: dict, floor: float, roof: float, has_new: bool) -> None:
+def _decorate(ax: Axes, borders: dict, floor: float, roof: float, has_new: bool) -> None:
     "Axes, the line of what is equal, and the names of the groups."
     ax.set(yscale="log", ylim=(floor / 2, roof * 2), xlim=(0, max(end for _, end in borders.values())),
            ylabel="relative change")
@@ -130,7 +131,7 @@ def _decorate(ax: plt.Axes, borders: dict, floor: float, roof: float, has_new: b
 class SameFunction:
     "Does a network answer as before? True or False in an `if`."
     equal: bool  # are all outputs equal, bit for bit?
-    relative: float  # L2 distance of the outputs divided by their norm before
+    relative: float | None  # L2 distance of the outputs divided by their norm before
 
     def __bool__(self):
         return self.equal
@@ -166,8 +167,9 @@ def _holding(tensors: dict, others: dict) -> Iterator[None]:
 # %% ../nbs/03_movement.ipynb #run-inputs
 def _outputs(module: nn.Module, inputs: tuple) -> list:
     for part in module.modules():
-        if hasattr(part, "reset") and hasattr(part, "hidden"):
-            part.reset()  # fastai's text encoders carry a state from batch to batch
+        reset = getattr(part, "reset", None)
+        if callable(reset) and hasattr(part, "hidden"):
+            reset()  # fastai's text encoders carry a state from batch to batch
     found = [out for out in tree_leaves(module(*inputs)) if isinstance(out, torch.Tensor) and out.numel()]
     if not found:
         raise ValueError("the outputs hold no tensor with numbers to compare: give a batch that is not empty, and "
@@ -175,7 +177,7 @@ def _outputs(module: nn.Module, inputs: tuple) -> list:
     return found
 
 # %% ../nbs/03_movement.ipynb #part
-def _part(movement: Movement, part: str | None) -> tuple:
+def _part(movement: Movement, part: str | None) -> tuple[nn.Module, dict, str]:
     "The module to ask, and the tensors that it had before, by its own names."
     model = _model_of(movement._after)
     if part is None:

@@ -15,21 +15,27 @@ from .terms import QUESTIONS, VALUES, Run, Verdicts, name_run
 
 # %% ../nbs/05_naming.ipynb #untold
 _UNTOLD = {
-    "task_same": "two tasks can have equally many outputs",
-    "domain_same": "weights hold no inputs",
-    "data": "weights do not remember which examples they saw",
-    "objective_same": "different losses can lead to the same weights",
-    "labelled": "weights do not show where the targets came from",
-    "small_step": "many small steps and few large ones go equally far",
-    "after_frozen": "only the end of the phases is there",
-    "same_run": "an interruption leaves no mark",
-    "carrier": "no tensor of the run comes from the source that was given, so they show no more",
+    "task_same": ("two tasks can have equally many outputs", "出力の数は、別のタスクでも等しくなりうる"),
+    "domain_same": ("weights hold no inputs", "重みに入力は残らない"),
+    "data": ("weights do not remember which examples they saw", "どの事例を見たかは、重みに残らない"),
+    "objective_same": ("different losses can lead to the same weights", "別の損失でも同じ重みに至りうる"),
+    "labelled": ("weights do not show where the targets came from", "正解がどこから来たかは、重みに現れない"),
+    "small_step": ("many small steps and few large ones go equally far", "小さな多数の歩みと大きな少数の歩みは区別できない"),
+    "after_frozen": ("only the end of the phases is there", "残るのは最後の段階だけ"),
+    "same_run": ("an interruption leaves no mark", "中断は跡を残さない"),
+    "carrier": ("no tensor of the run comes from the source that was given, so they show no more",
+                "与えられた元のモデルから来たテンソルがなく、それ以上は分からない"),
 }
 
-def _ask(missing: list) -> str:
-    lines = [f"  {fact}, one of {VALUES[fact]}: {QUESTIONS[fact]['question']} (Weights cannot tell: {_UNTOLD[fact]}.)"
-             for fact in missing]
-    return "these facts must be told, because they are not guessed:\n" + "\n".join(lines)
+def _ask(missing: list, ja: bool) -> str:
+    "What is missing, why weights cannot tell, and the values to choose from."
+    lines = []
+    for fact in missing:
+        reason, question = _UNTOLD[fact][ja], QUESTIONS[fact]["question_ja" if ja else "question"]
+        asked = f"{question}（重みからは分からない: {reason}）" if ja else f"{question} (Weights cannot tell: {reason}.)"
+        lines.append(f"  {fact}, one of {VALUES[fact]}: {asked}")
+    start = "次の事実は推測しないので、指定してください:" if ja else "these facts must be told, because they are not guessed:"
+    return "\n".join([start, *lines])
 
 # %% ../nbs/05_naming.ipynb #contradictions
 def _evidence_words(evidence: Evidence) -> dict:
@@ -60,7 +66,7 @@ def _measured(evidence: Evidence, told: dict) -> dict:
     return seen
 
 # %% ../nbs/05_naming.ipynb #refuse-told
-def _refuse(evidence: Evidence, told: dict) -> None:
+def _refuse(evidence: Evidence, told: dict, ja: bool) -> None:
     "Refuse what is told when it cannot be, given the weights."
     unknown = [fact for fact in told if fact not in VALUES]
     if unknown:
@@ -68,7 +74,7 @@ def _refuse(evidence: Evidence, told: dict) -> None:
     needed = [fact for fact in _UNTOLD if fact != "carrier" or evidence.inherited == "none"]
     missing = [fact for fact in needed if told.get(fact) is None]
     if missing:
-        raise ValueError(_ask(missing))
+        raise ValueError(_ask(missing, ja))
     if evidence.resized and told["task_same"]:
         raise ValueError(f"you say task_same=True, but {evidence.resized} has another number of outputs")
     if evidence.new and evidence.inherited != "none" and told["same_run"]:
@@ -118,7 +124,7 @@ def describe_run(movement: Movement,  # from `moved` (then `source` is needed) o
     if stranger and told.get("carrier") in (None, "parameters"):
         raise ValueError("the two networks have nothing in common: no tensor of one has the name and shape of one of "
                          "the other. If only outputs, or nothing, came over, say carrier='outputs' or carrier='none'")
-    _refuse(evidence, told)
+    _refuse(evidence, told, lang == "ja")
     run = Run(**{**_measured(evidence, told), **told})
     name_run(run, lang=lang)  # refuses another language
     return Description(run, evidence, movement, name, lang)

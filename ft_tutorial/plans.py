@@ -13,12 +13,14 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from html import escape
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from fastai.callback.schedule import combined_cos
 from fastai.learner import Learner
 from fastcore.basics import even_mults, patch
+from matplotlib.figure import Figure
 
 from .assets import whole_number
 from .changing import _change, _check, _exempt, _remember, _restore
@@ -32,7 +34,7 @@ def _numbers(name: str, values, most: float = math.inf) -> tuple:
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"{name} must be a number, not {value!r}")
-        if not 0 < value <= most or not math.isfinite(value):
+        if not 0 < float(value) <= most or not math.isfinite(value):
             raise ValueError(f"{name}={value}, but it must be above 0" + f" and at most {most}" * (most < math.inf))
     return tuple(float(value) for value in values)
 
@@ -80,9 +82,25 @@ class Phase:
         for name, value in tidy.items():
             object.__setattr__(self, name, value)
 
+# %% ../nbs/04a_plans.ipynb #declared
+class _Declared:
+    "For editors and type checkers: what the cells below add with `patch`."
+    if TYPE_CHECKING:
+        @property
+        def rates(self) -> np.ndarray: ...
+        @property
+        def momenta(self) -> np.ndarray: ...
+        def to_json(self) -> str: ...
+        def save(self, path: str | Path) -> None: ...
+        def plot(self) -> Figure: ...
+        @classmethod
+        def from_json(cls, text: str) -> "Plan": ...
+        @classmethod
+        def load(cls, path: str | Path) -> "Plan": ...
+
 # %% ../nbs/04a_plans.ipynb #plan-class
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(_Declared):
     "Phases, bound to a learner's parameter groups; made by `plan`. Equal plans train alike."
     phases: tuple  # of `Phase`
     groups: tuple  # parameters in each parameter group
@@ -161,7 +179,7 @@ def momenta(self: Plan) -> np.ndarray:
     return np.array(found)
 
 # %% ../nbs/04a_plans.ipynb #json-parts
-def _tuples(value):
+def _tuples(value) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 @patch
@@ -175,7 +193,7 @@ def from_json(cls: Plan, text: str) -> Plan:
     try:
         given = {name: _tuples(value) for name, value in json.loads(text).items()}
         phases = tuple(Phase(**{name: _tuples(value) for name, value in phase.items()}) for phase in given.pop("phases"))
-        return cls(phases, **given)
+        return Plan(phases, **given)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         start = text if len(text) < 60 else text[:60] + " ..."
         raise ValueError(f"this is not a plan as Plan.to_json() writes it: {start!r} ({error})") from None
@@ -188,7 +206,7 @@ def save(self: Plan, path: str | Path) -> None:
 @patch(cls_method=True)
 def load(cls: Plan, path: str | Path) -> Plan:
     "Read a file that `save` wrote."
-    return cls.from_json(Path(path).read_text(encoding="utf-8"))
+    return Plan.from_json(Path(path).read_text(encoding="utf-8"))
 
 # %% ../nbs/04a_plans.ipynb #strategies
 STRATEGIES = ("head_only", "all_at_once", "head_then_all", "gradual")
@@ -365,7 +383,7 @@ def _title(plan: Plan) -> str:
 
 # %% ../nbs/04a_plans.ipynb #plot
 @patch
-def plot(self: Plan) -> plt.Figure:
+def plot(self: Plan) -> Figure:
     "Learning rate and momentum of each parameter group over all steps; grey where a group is frozen."
     fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(7, 4), dpi=80, layout="constrained",
                                       facecolor="white", height_ratios=(2, 1))

@@ -9,6 +9,7 @@ __all__ = []
 import math
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 # %% ../nbs/05b_reporting.ipynb #imports-own
@@ -92,7 +93,7 @@ def _layers(evidence: Evidence, movement: Movement) -> list:
     return found
 
 # %% ../nbs/05b_reporting.ipynb #draw
-def _draw(evidence: Evidence, movement: Movement, title: str) -> plt.Figure:
+def _draw(evidence: Evidence, movement: Movement, title: str) -> Figure:
     "The network as a bar of layers, coloured by what happened; above it how far each inherited layer moved."
     layers = _layers(evidence, movement)
     figure, (above, bar) = plt.subplots(2, 1, figsize=(8, 2.6), height_ratios=[3, 1], sharex=True,

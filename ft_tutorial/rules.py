@@ -180,9 +180,10 @@ class Source:
     title: str  # author and work
     language: str  # of the quotation: en or ja
     quote: str  # as printed, 30 words at most
+    translation: str  # of the quotation, into Japanese or English: ours, unless it says otherwise
     address: str  # where the source lives
     seen: str  # "there", or where the wording was read when not at the address
-    about: str  # which word the quotation is on: fine-tuning, transfer learning, both
+    about: str  # which word the quotation is on: fine-tuning, transfer learning, both, neither
     asks: Mapping  # property of fine-tuning -> req, ok, not; empty when the source does not say
     transfer: str  # what it asks of transfer learning, in words
     transfer_ja: str  # the same in Japanese
@@ -214,12 +215,19 @@ class School:
     fine_tuning_ja: str  # the same in Japanese
     transfer_learning: str  # the rule in words
     transfer_learning_ja: str  # the same in Japanese
-    sources: tuple[Source, ...]  # who uses the words so
+    fine_tuning_sources: tuple[Source, ...]  # who says "fine-tuning" so
+    transfer_sources: tuple[Source, ...]  # who says "transfer learning" so; empty: nobody
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        "All sources, each once."
+        both = self.fine_tuning_sources + self.transfer_sources
+        return tuple({source.id: source for source in both}.values())
 
 
-SCHOOLS = MappingProxyType({row["id"]: School(**{
-    **row, "sources": tuple(SOURCES[id] for id in row["sources"].split())})
-    for row in _rows("schools.csv")})
+SCHOOLS = MappingProxyType({row["id"]: School(**row | {
+    key: tuple(SOURCES[id] for id in row[key].split())
+    for key in ("fine_tuning_sources", "transfer_sources")}) for row in _rows("schools.csv")})
 
 # %% ../nbs/00b_rules.ipynb #case-class
 @dataclass(frozen=True)

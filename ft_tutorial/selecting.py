@@ -16,12 +16,12 @@ from fastai.torch_core import get_model
 from torch import nn
 
 # %% ../nbs/02a_selecting.ipynb #names
-Selector = int | str | nn.Module | Callable | list
+Selector = int | str | nn.Module | Callable | list | tuple
 
 def _model_of(learner: Learner | nn.Module) -> nn.Module:
     "The network of a Learner, without the wrappers of distributed training."
     if isinstance(learner, Learner):
-        return get_model(learner.model)
+        return get_model(learner.model)  # type: ignore (fastai's own hint says function)
     if isinstance(learner, nn.Module):
         return learner
     raise TypeError(f"expected a fastai Learner or a PyTorch module, got {type(learner).__name__}")

@@ -6,6 +6,7 @@
 __all__ = ['Problem', 'Status', 'status']
 
 # %% ../nbs/02b_states.ipynb #imports
+from collections.abc import Iterable
 from html import escape
 
 from fastai.callback.training import BnFreeze, bn_types
@@ -35,6 +36,25 @@ class _HoldStill:
 
 def _hold_of(module: nn.Module):
     return next((h for h in module._forward_pre_hooks.values() if isinstance(h, _HoldStill)), None)
+
+class _HoldAgain:
+    "Forward pre-hook of a network: what takes the place of a held layer is held too."
+    def __init__(self, model: nn.Module):
+        layers = [(parent, name, layer) for parent in model.modules()
+                  for name, layer in parent._modules.items() if layer is not None]
+        self.held = [(*where, hold) for where in layers if (hold := _hold_of(where[-1]))]
+
+    def __call__(self, model: nn.Module, inputs=()) -> None:
+        for parent, name, layer, hold in self.held:
+            now = parent._modules.get(name)
+            if now is not layer and now is not None and not _hold_of(now):
+                now.register_forward_pre_hook(hold, prepend=True)
+
+def _watch(model: nn.Module) -> None:
+    "Let the held layers of `model` be replaced without being lost; call it when all are held."
+    again = _HoldAgain(model)
+    if again.held:
+        model.register_forward_pre_hook(again, prepend=True)
 
 # %% ../nbs/02b_states.ipynb #updates-itself
 def _updates_itself(module: nn.Module) -> bool:
@@ -96,13 +116,14 @@ def _release(model: nn.Module) -> None:
         if hold:
             _drop(module._forward_pre_hooks, _HoldStill)
             module.training = model.training and not hold.keep_eval
+    _drop(model._forward_pre_hooks, _HoldAgain)
     _drop(model._state_dict_hooks, _Record)
 
 # %% ../nbs/02b_states.ipynb #problem
 class Problem:
     "One contradiction that `status` found."
     def __init__(self, what: str,  # what is wrong, in one sentence
-                 tensors: list,  # names of the parameters or layers concerned
+                 tensors: Iterable,  # names of the parameters or layers concerned
                  cure: str):  # code that mends it
         self.what, self.tensors, self.cure = what, list(tensors), cure
 
@@ -110,7 +131,6 @@ class Problem:
         concerned = f" ({_list(self.tensors, 3)})" if self.tensors else ""
         return f"{self.what}{concerned}. Cure: {self.cure}"
 
-# %% ../nbs/02b_states.ipynb #status-class
 class Status:
     "What is frozen and trainable: rows per parameter group, problems with their cures, and notes."
     def __init__(self, rows: list, problems: list, notes: list):
@@ -138,6 +158,8 @@ class Status:
 # %% ../nbs/02b_states.ipynb #norm-layers
 def _norm_layers(model: nn.Module) -> dict:
     "Each norm layer: its name, its own parameters, and whether it will change in the next fit."
+    for hook in [h for h in model._forward_pre_hooks.values() if isinstance(h, _HoldAgain)]:
+        hook(model)
     updating, layers = _self_updating(model), {}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
@@ -210,7 +232,7 @@ def _status_rows(learner, layers: dict) -> list:
     return rows
 
 # %% ../nbs/02b_states.ipynb #norm-problems
-def _rests(group: list, layers: dict) -> bool:
+def _rests(group: Iterable, layers: dict) -> bool:
     "Is everything in this group frozen, leaving norm layers aside?"
     norm_parameters = {p for layer in layers.values() for p in layer["own"]}
     rest = [p for p in group if p not in norm_parameters] or group

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CASES', 'GLOSSARY', 'PROPERTIES', 'QUESTIONS', 'SCHOOLS', 'SOURCES', 'VALUES', 'Case', 'Change', 'Quiz', 'Run',
            'School', 'Source', 'Table', 'Term', 'Verdict', 'Verdicts', 'WhatIf', 'case_table', 'count_asks',
-           'draw_matrix', 'draw_timeline', 'draw_two_by_two', 'every_run', 'look_up', 'name_run', 'property_table',
-           'quotes', 'settled', 'show_figure', 'timeline', 'what_if']
+           'draw_matrix', 'draw_timeline', 'draw_two_by_two', 'every_run', 'look_up', 'matrix', 'name_run',
+           'property_table', 'quotes', 'settled', 'show_figure', 'timeline', 'two_by_two', 'what_if']
 
 # %% ../nbs/00_terms.ipynb #imports
-from .exhibits import (Quiz, case_table, count_asks, draw_matrix, draw_timeline,
-                                  draw_two_by_two, property_table, quotes, show_figure, timeline)
+from .exhibits import (Quiz, case_table, count_asks, matrix, property_table, quotes,
+                                  timeline, two_by_two)
+from .figures import draw_matrix, draw_timeline, draw_two_by_two, show_figure
 from .flips import Change, WhatIf, settled, what_if
 from .glossary import GLOSSARY, Term, look_up
 from .rules import (CASES, PROPERTIES, QUESTIONS, SCHOOLS, SOURCES, VALUES, Case, Run,
@@ -21,5 +22,5 @@ from .verdicts import Table, Verdict, Verdicts, name_run
 _all_ = ["CASES", "GLOSSARY", "PROPERTIES", "QUESTIONS", "SCHOOLS", "SOURCES", "VALUES", "Case",
          "Change", "Quiz", "Run", "School", "Source", "Table", "Term", "Verdict", "Verdicts",
          "WhatIf", "case_table", "count_asks", "draw_matrix", "draw_timeline", "draw_two_by_two",
-         "every_run", "look_up", "name_run", "property_table", "quotes", "settled", "show_figure",
-         "timeline", "what_if"]
+         "every_run", "look_up", "matrix", "name_run", "property_table", "quotes", "settled",
+         "show_figure", "timeline", "two_by_two", "what_if"]

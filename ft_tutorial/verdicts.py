@@ -33,21 +33,15 @@ def _reason(run: Run, facts: tuple[str, ...], ja: bool) -> str:  # clauses in th
 # %% ../nbs/00c_verdicts.ipynb #answer-words
 _answers = MappingProxyType({True: "yes", False: "no", None: "no verdict"})
 _answers_ja = MappingProxyType({True: "はい", False: "いいえ", None: "判定なし"})
-_verbs_ja = {  # the two halves of the Japanese sentence, by the two verdicts
-    (True, True): ("と呼び", "とも呼ぶ"), (False, False): ("とは呼ばず", "とも呼ばない"),
-    (True, False): ("と呼ぶが", "とは呼ばない"), (False, True): ("とは呼ばないが", "と呼ぶ"),
-    (True, None): ("と呼び", "かどうかは決めない"),
-    (False, None): ("とは呼ばず", "かどうかも決めない")}
 
 # %% ../nbs/00c_verdicts.ipynb #sentences
 def _sentence(verdict: "Verdict", ja: bool) -> str:  # one sentence
     "Say both verdicts with the facts that decided."
     fine, transfer = (_reason(verdict.run, facts, ja) for facts in verdict.facts)
-    both = verdict.fine_tuning, verdict.transfer_learning
+    said = [(_answers_ja if ja else _answers)[answer]
+            for answer in (verdict.fine_tuning, verdict.transfer_learning)]
     if ja:
-        verbs = _verbs_ja[both]
-        return f"ファインチューニング{verbs[0]}（{fine}）、転移学習{verbs[1]}（{transfer}）。"
-    said = [_answers[answer] for answer in both]
+        return f"ファインチューニングは「{said[0]}」（{fine}）、転移学習は「{said[1]}」（{transfer}）。"
     return f"Fine-tuning: {said[0]} ({fine}); transfer learning: {said[1]} ({transfer})."
 
 # %% ../nbs/00c_verdicts.ipynb #verdict-class
@@ -80,18 +74,21 @@ def _judge(school: str, run: Run) -> Verdict:
 
 # %% ../nbs/00c_verdicts.ipynb #text-width
 def _width(text: str) -> int:
-    "Columns that `text` takes in a terminal."
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    "Columns that the longest line of `text` takes in a terminal."
+    return max(sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+               for line in text.split("\n"))
 
 
 def _wrap(text: str, width: int) -> list[str]:
     "Break `text` into lines of at most `width` columns, between words or Japanese characters."
     japanese = "\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef"
-    lines = [""]
-    for piece in re.findall(rf"[{japanese}][、。）」]*|[^\s{japanese}]+\s*|\s+", text):
-        if lines[-1] and _width(lines[-1] + piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
+    lines = []
+    for line in text.split("\n"):
+        lines.append("")
+        for piece in re.findall(rf"[（「]*[{japanese}][、。）」]*|[^\s{japanese}]+[、。）」]*\s*|\s+", line):
+            if lines[-1] and _width(lines[-1] + piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
     return [line.rstrip() for line in lines]
 
 # %% ../nbs/00c_verdicts.ipynb #table-text
@@ -109,39 +106,69 @@ def _text(table: "Table", columns: int = 100) -> str:
     return "\n".join([*lines, *([table.note] if table.note else [])])
 
 # %% ../nbs/00c_verdicts.ipynb #table-html
-_shades = {"yes": "0,114,178,.25", "はい": "0,114,178,.25", "no": "128,128,128,.12",
-           "いいえ": "128,128,128,.12"}
+_tints = {"yes": "0,114,178,.25", "no": "128,128,128,.12", "fine-tuning": "0,114,178,.25",
+          "transfer learning": "230,159,0,.25", "both": "0,158,115,.3", "neither": "128,128,128,.12",
+          "■": "0,114,178,1", "○": "230,159,0,.3", "×": "213,94,0,.25"}  # Okabe and Ito
+_tints_ja = {"はい": "yes", "いいえ": "no", "ファインチューニング": "fine-tuning", "両方": "both",
+             "転移学習": "transfer learning", "どちらでもない": "neither"}
 
 
-def _cell(text: str, tag: str = "td", scope: str = "") -> str:
-    "One cell as HTML; a verdict is shaded, an address becomes a link."
-    shade = f";background:rgba({_shades[text]})" if tag == "td" and text in _shades else ""
-    inside = escape(text)
-    if text.startswith("http"):
-        inside = f'<a href="{inside}">{escape(text.split("/")[2])}</a>'
-    return f'<{tag}{scope} style="text-align:left;vertical-align:top{shade}">{inside}</{tag}>'
+def _linked(text: str) -> str:
+    "Escaped text, its addresses turned into links."
+    link = r'<a href="\g<0>">\1</a>'
+    return re.sub(r"https?://([^/\s]+)\S*", link, escape(text)).replace("\n", "<br>")
+
+# %% ../nbs/00c_verdicts.ipynb #table-cell
+def _cell(text: str, tag: str = "td", style: str = "text-align:left", folded: str = "") -> str:
+    "One cell as HTML; its first line decides the tint, and is bold when more follows."
+    first, _, rest = text.partition("\n")
+    tint = _tints.get(_tints_ja.get(first, first)) if tag == "td" else None
+    inside = _linked(text)
+    if tint and rest and not rest.startswith(("“", "「")):
+        inside = f"<b>{_linked(first)}</b><br>{_linked(rest)}"
+    if folded and tag == "td":
+        inside = f'<details class="fold"><summary>{folded}</summary>{inside}</details>'
+    colour = f";background:rgba({tint})" if tint else ""
+    colour += ";color:#fff" if first == "■" else ""
+    scope = ' scope="col"' if tag == "th" else ""
+    return f'<{tag}{scope} style="{style};vertical-align:top{colour}">{inside}</{tag}>'
 
 # %% ../nbs/00c_verdicts.ipynb #html
 def _html(table: "Table") -> str:
     "The table as HTML."
-    head = "".join(_cell(text, "th", ' scope="col"') for text in table.head)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
-    return (f'<div lang="{table.lang}" style="overflow-x:auto"><table>'
+    first = "text-align:left;min-width:5em"
+    style = "text-align:left;min-width:0;overflow-wrap:anywhere"
+    if table.compact:
+        first = "text-align:left;min-width:0;padding:1px 3px"
+        style = "text-align:center;min-width:0;padding:1px 3px"
+    styles = [first] + [style] * (len(table.head) - 1)
+    top = ";writing-mode:vertical-rl" if table.compact else ";width:72%" * (len(table.head) == 2)
+    tops = [first] + [style.replace("overflow-wrap:anywhere", "word-break:keep-all") + top] * (
+        len(table.head) - 1)
+    folds = [""] * (len(table.head) - 1) + [table.folded]
+    head = "".join(_cell(text, "th", s) for text, s in zip(table.head, tops))
+    body = "".join("<tr>" + "".join(map(_cell, row, ["td"] * len(row), styles, folds)) + "</tr>"
+                   for row in table.rows)
+    note = f"<p>{_linked(table.note)}</p>" if table.note else ""
+    small = ' style="font-size:.8em"' * table.compact
+    return (f'<div lang="{table.lang}" style="overflow-x:auto"><table{small}>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}</div>")
 
 # %% ../nbs/00c_verdicts.ipynb #table-markdown
 def _markdown(table: "Table") -> str:
     "The table as Markdown."
     rows = [table.head, ["---"] * len(table.head), *table.rows]
-    rows = [[f"[{cell.split('/')[2]}]({cell})" if cell.startswith("http") else
-             cell.replace("|", "\\|") for cell in row] for row in rows]
+    rows = [[re.sub(r"https?://([^/\s]+)\S*", r"[\1](\g<0>)", cell.replace("|", "\\|"))
+             .replace("\n", "<br>") for cell in row] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n" + f"\n{table.note}\n" * bool(table.note)
 
 # %% ../nbs/00c_verdicts.ipynb #table-class
 class Table:
     "A small table of texts; in a terminal and in Jupyter each its own form of it."
+    folded = ""  # a word: in Jupyter, the last column is folded under it
+    compact = False  # small print and upright headings, for a table of marks
+
     def __init__(
         self,
         head: list[str],  # names of the columns
@@ -156,9 +183,18 @@ class Table:
     def to_markdown(self): return _markdown(self)
 
 # %% ../nbs/00c_verdicts.ipynb #verdict-words
+_named_by = MappingProxyType({  # whose name for a run it is, in the LLM era
+    "continued pretraining": "dapt", "parameter-efficient fine-tuning": "hf-peft",
+    "post-training": "llama-3", "probe": "lp-ft"})
+
+
 def _after(verdict: Verdict, ja: bool) -> str:
-    "The first two sources of the school, in brackets."
-    names = [source.short_ja if ja else source.short for source in verdict.sources[:2]]
+    "A source for each word, in brackets."
+    school = verdict.school
+    used = [source for source in school.fine_tuning_sources
+            if source.id == _named_by.get(verdict.name)] or [school.fine_tuning_sources[0]]
+    used += school.transfer_sources[:1]
+    names = dict.fromkeys(source.short_ja if ja else source.short for source in used)
     return f"（{'、'.join(names)}）" if ja else f" ({', '.join(names)})"
 
 
@@ -168,20 +204,20 @@ def _agreement(verdicts: "Verdicts", answers: dict, words: tuple, ja: bool) -> s
             for word, key in zip(words, _keys) if key in verdicts.agree]
     if ja:
         agreed = "、".join(f"{word}は「{answer}」" for word, answer in said)
-        return f"判定を出す流派がすべて一致: {agreed or 'なし'}。"
+        return f"判定を出す流派がすべて一致：{agreed or 'なし'}。"
     return "All that judge agree on " + ("; ".join(map(": ".join, said)) or "neither word") + "."
 
 # %% ../nbs/00c_verdicts.ipynb #verdict-layout
 def _verdict_table(verdicts: "Verdicts", ja: bool) -> tuple:  # head, rows and note of a `Table`
-    "Lay out the verdicts."
+    "Lay out the verdicts; a school's own name for the run stands under its verdict."
     answers, words = (_answers_ja, ("ファインチューニング", "転移学習")) if ja else \
         (_answers, ("fine-tuning", "transfer learning"))
     rows = []
     for id, v in verdicts.items():
         school, name, why = (v.school.name_ja, v.name_ja, v.why_ja) if ja else (id, v.name, v.why)
-        called = name and (f"「{name}」: " if ja else f'"{name}": ') or ""
-        rows.append([school, answers[v.fine_tuning], answers[v.transfer_learning],
-                     called + why + _after(v, ja)])
+        called = name and (f"\n「{name}」" if ja else f"\n“{name}”") or ""
+        rows.append([school, answers[v.fine_tuning] + called, answers[v.transfer_learning],
+                     why + _after(v, ja)])
     head = ["流派", *words, "理由（出典）"] if ja else ["school", *words, "why (source)"]
     return head, rows, _agreement(verdicts, answers, words, ja)
 
@@ -200,6 +236,7 @@ class Verdicts(Table, Mapping):
     head = property(lambda self: _verdict_table(self, self.lang == "ja")[0])
     rows = property(lambda self: _verdict_table(self, self.lang == "ja")[1])
     note = property(lambda self: _verdict_table(self, self.lang == "ja")[2])
+    folded = property(lambda self: "理由" if self.lang == "ja" else "why")
     def __getitem__(self, school): return self._verdicts[school]
     def __iter__(self): return iter(self._verdicts)
     def __len__(self): return len(self._verdicts)

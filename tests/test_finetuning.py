@@ -5,6 +5,7 @@
 import copy
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from torch import nn
 
 from ft_tutorial import checkpoints
 from ft_tutorial.finetuning import fine_tune
-from ft_tutorial.freezing import _HoldStill, freeze, split_by
+from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 from ft_tutorial.plans import STRATEGIES, Phase, plan
 
 torch.set_num_threads(1)
@@ -394,7 +395,10 @@ def process(folder):
         found[name] = numbers([learner.model.state_dict(), learner.recorder.values])
     found["written"] = len(written)
     (folder / f"{rank_distrib()}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
     teardown_distrib()
+    sys.stdout.flush()
+    os._exit(0)  # all is said: the interpreter's own end can meet a thread of torch.distributed that has not ended
 
 
 def launch(*arguments):
@@ -402,7 +406,7 @@ def launch(*arguments):
     command = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
                "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=root,
-                          env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+                          env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
 
@@ -458,9 +462,38 @@ def test_norm_layers_stay_still_when_a_wrapper_replaces_them(tmp_path):
     fine_tune(learner, 1, cbs=Wrapper())
     assert type(learner.model[0][1]) is nn.SyncBatchNorm
     assert bits(learner.model.state_dict()) == bits(usual.model.state_dict())
-    freeze(control)
     control.fit_one_cycle(1, cbs=Wrapper())
-    assert not control.model[0][1].running_mean.equal(torch.zeros(8))  # the control: a freeze before the wrapper is lost
+    assert not control.model[0][1].running_mean.equal(torch.zeros(8))
+
+
+def test_a_freeze_holds_when_a_wrapper_replaces_norm_layers(tmp_path):
+    usual, learner = plain_learner(tmp_path), plain_learner(tmp_path)
+    for the in (usual, learner):
+        freeze(the)
+    usual.fit_one_cycle(2)
+    learner.fit_one_cycle(2, cbs=Wrapper())
+    assert type(learner.model[0][1]) is nn.SyncBatchNorm and status(learner).ok
+    assert bits(learner.model.state_dict()) == bits(usual.model.state_dict())
+    with frozen(learner, 1):
+        learner.fit_one_cycle(1)
+    learner = pickle.loads(pickle.dumps(copy.deepcopy(learner)))
+    before = bits(learner.model[0].state_dict())
+    learner.fit_one_cycle(1)
+    assert bits(learner.model[0].state_dict()) == before
+    unfreeze(learner)
+    assert not any(m._forward_pre_hooks for m in learner.model.modules())
+    learner.fit_one_cycle(1)
+    assert bits(learner.model[0].state_dict()) != before
+
+
+def test_an_interrupted_run_with_replaced_norm_layers_gives_the_freeze_back(tmp_path):
+    learner = plain_learner(tmp_path)
+    freeze(learner, r"0\.")
+    before = bits(learner.model[0].state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(learner, [Phase(2, 1e-2)], cbs=[Wrapper(), Break("before_batch", 1, KeyboardInterrupt)])
+    learner.fit_one_cycle(1)
+    assert bits(learner.model[0].state_dict()) == before
 
 
 if __name__ == "__main__":

@@ -16,16 +16,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
+import browser as installed  # of tools/
+from ft_tutorial.flips import _changed
+from ft_tutorial.terms import CASES, GLOSSARY, SCHOOLS, VALUES, Run, every_run, name_run, what_if
+
 root = Path(__file__).parents[1]
-sys.path.insert(0, str(root / "tools"))
-import browser as installed  # noqa: E402
-from ft_tutorial.flips import _changed  # noqa: E402
-from ft_tutorial.terms import CASES, GLOSSARY, SCHOOLS, VALUES, Run, every_run, name_run, what_if  # noqa: E402
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 pytestmark = pytest.mark.skipif(not installed.chromium(), reason="no Chromium: python tools/browser.py says how")
-flags = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync").split()
 widths = 1400, 390
 most_bytes = 1_500_000
 
@@ -60,7 +58,7 @@ def address(site):
 @pytest.fixture(scope="session")
 def chromium():
     with playwright.sync_playwright() as start:
-        running = start.chromium.launch(executable_path=installed.chromium(), args=flags)
+        running = start.chromium.launch(executable_path=installed.chromium(), args=installed.FLAGS)
         yield running
         running.close()
 
@@ -182,7 +180,7 @@ def test_a_bad_page_is_found_out(tmp_path, chromium):
 def test_accessibility_rules_were_there():
     if not installed.axe():
         pytest.skip("no axe-core: python tools/browser.py fetches it where npm is")
-    assert installed.axe_version in installed.axe().read_text(encoding="utf-8")[:200]
+    assert installed.AXE.split("@")[1] in installed.axe().read_text(encoding="utf-8")[:200]
 
 
 def test_the_home_page_is_quick(address, chromium):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from ft_tutorial import rules
 from ft_tutorial.glossary import _key
-from ft_tutorial.terms import (CASES, GLOSSARY, PROPERTIES, SCHOOLS, SOURCES, VALUES, Run, Term, every_run,
-                               look_up, name_run, settled, what_if)
+from ft_tutorial.terms import (CASES, GLOSSARY, PROPERTIES, SCHOOLS, SOURCES, VALUES, Quiz, Run, Table, Term, every_run,
+                               look_up, matrix, name_run, quotes, settled, timeline, two_by_two, what_if)
 
 root = Path(__file__).parents[1]
 data = root / "ft_tutorial" / "data" / "terms"
@@ -150,6 +150,7 @@ top-blocks          yy yy yn yy yn ny ny y- ny partial fine-tuning
 gradual-unfreezing  yy yy yn yy yn ny yy y- yy full fine-tuning
 first-layers-copied yy yy nn yy yn ny yy y- ny full fine-tuning
 domain-shift        yn yn nn yy yn ny nn y- ny full fine-tuning
+surgical-shift      yn yn nn yy yn ny nn y- ny partial fine-tuning
 dapt                yn yn nn yy yn ny nn n- ny continued pretraining
 instruction-tuning  yy yy nn yy yn ny yy y- yy full fine-tuning
 lora                yy yy nn yy ny ny ny y- ny parameter-efficient fine-tuning
@@ -219,6 +220,38 @@ def test_tables_show_themselves():
     assert list(name_run(Run()).to_frame().index) == list(SCHOOLS)
 
 
+def test_cells_of_several_lines():
+    table = Table(["a", "b"], [["one\ntwo", "see https://example.org/x?y=<z> here | there"]])
+    assert repr(table).splitlines()[2:] == ["one  see https://example.org/x?y=<z> here | there", "two"]
+    assert "one<br>two" in table._repr_html_() and ">example.org</a> here" in table._repr_html_()
+    assert "<z>" not in table._repr_html_()
+    assert "| one<br>two | see [example.org](https://example.org/x?y=<z>) here \\| there |" in table.to_markdown()
+
+
+def test_reasons_and_other_changes_are_folded_not_lost():
+    run = CASES["linear-probe"].run
+    verdicts, some, every = name_run(run), what_if(run, facts=("moved",)), what_if(run)
+    assert verdicts._repr_html_().count("<details") == len(SCHOOLS) and verdicts["exam"].why in verdicts._repr_html_()
+    assert len(some.rows) < len(every.rows) == len(some.rows) + len(some.rest.rows)
+    assert some.changes == every.changes and "<details" in some._repr_html_() and "<details" not in every._repr_html_()
+    with pytest.raises(ValueError, match="no fact 'frozen'"):
+        what_if(run, facts=("frozen",))
+
+
+def test_japanese_tables_are_japanese():
+    tables = [quotes("bert", lang="ja"), two_by_two("ja"), matrix("ja"), timeline("ja"), name_run(Run(), lang="ja"),
+              what_if(Run(), lang="ja"), Quiz("lora", lang="ja")]
+    for table in tables:
+        assert 'lang="ja"' in table._repr_html_() and 'lang="en"' not in table._repr_html_()
+    quiz = Quiz("lora", "random-features", lang="ja")._repr_html_()
+    assert quiz.count("「言葉どおり」の答え：") == 2 and quiz.count("◆") == 1
+    polite = re.compile(r"(です|ます|せん|でしょう|でした|ました)。")
+    for case in CASES.values():
+        assert all(polite.search(part + "。") for part in re.sub("（[^）]*）|「[^」]*」", "", case.point_ja).split("。") if part), case.id
+    for name in ("schools.csv", "values.csv", "timeline.csv"):  # cells of tables end without a copula
+        assert not re.search("(である|です|ます)[。,]", (data / name).read_text(encoding="utf-8")), name
+
+
 def test_to_frame_without_pandas(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
@@ -260,10 +293,22 @@ def test_sources():
         assert source.language in ("en", "ja") and source.quote
         assert len(source.quote.split()) <= 30 and len(source.quote) <= 240, source.id
         assert source.year is None or 1970 <= source.year <= 2026
-        assert source.about in ("fine-tuning", "transfer learning", "both", "forerunner")
+        assert source.about in ("fine-tuning", "transfer learning", "both", "neither")
         assert bool(source.asks) == (source.about in ("fine-tuning", "both")), source.id
         assert set(source.asks) <= set(PROPERTIES) and set(source.asks.values()) <= {"req", "ok", "not"}
         assert bool(source.transfer) == bool(source.transfer_ja) == (source.about != "fine-tuning"), source.id
+
+
+def test_every_quotation_is_translated_into_the_other_language():
+    kana = re.compile("[ぁ-ヶ]")
+    for source in SOURCES.values():
+        assert bool(kana.search(source.quote)) == (source.language == "ja"), source.id
+        translated = re.sub("微調整|転移学習|ファインチューニング", "", source.translation) if source.language == "ja" else source.translation
+        assert bool(kana.search(translated)) == (source.language == "en"), source.id
+        for lang in ("en", "ja"):
+            table = quotes(source.id, lang=lang)
+            assert source.quote in repr(table.rows) and source.address in table.rows[0][1]
+            assert (source.translation in table.rows[0][1]) == (source.language != lang)
 
 
 def test_no_row_is_from_memory():
@@ -277,7 +322,7 @@ def test_no_row_is_from_memory():
 
 def test_every_code_is_explained():
     assert all(row["name"] and row["name_ja"] and row["question"].endswith("?") for row in PROPERTIES.values())
-    drawn = (root / "nbs" / "00e_exhibits.ipynb").read_text(encoding="utf-8")
+    drawn = (root / "nbs" / "00h_figures.ipynb").read_text(encoding="utf-8")
     for answer in ("asked for", "left open", "used without it"):  # the legend of req, ok, not
         assert answer in drawn
     for school in SCHOOLS.values():
@@ -295,15 +340,21 @@ def test_only_the_trained_start_is_asked_for_by_all():
 
 
 def test_every_table_points_to_known_sources():
-    for name in ("schools.csv", "cases.csv"):
+    for name, columns in (("schools.csv", ("fine_tuning_sources", "transfer_sources")), ("cases.csv", ("sources",))):
         for row in rows(name):
-            assert set(row["sources"].split()) <= set(SOURCES), row["id"]
-    assert all(school.sources for school in SCHOOLS.values()) and len(SCHOOLS) == 9
+            assert set(" ".join(row[column] for column in columns).split()) <= set(SOURCES), row["id"]
+    assert len(SCHOOLS) == 9
+    for school in SCHOOLS.values():  # each word is credited to sources that speak of it
+        assert school.fine_tuning_sources and bool(school.transfer_sources) == (school.id != "llm_era")
+        assert all(source.asks or source.id == "llama-3" for source in school.fine_tuning_sources), school.id
+        assert all(source.transfer for source in school.transfer_sources), school.id
+        assert all(source in school.sources for source in school.fine_tuning_sources + school.transfer_sources)
     assert {row["source"] for row in rows("timeline.csv")} <= set(SOURCES)
+    assert {row["school"] for row in rows("timeline.csv")} <= {"", *SCHOOLS}
     assert [row["year"] for row in rows("timeline.csv")] == sorted(row["year"] for row in rows("timeline.csv"))
     for row in rows("timeline.csv"):
         assert row["event"] and any("ぁ" <= c <= "ヶ" for c in row["event_ja"]), row["event"]
-        if row["source"] != "wikipedia-transfer":  # which is cited for an earlier work
+        if row["source"] != "bozinovski-2020":  # which is cited for an earlier work
             assert int(row["year"]) == SOURCES[row["source"]].year, row["source"]
 
 
@@ -317,6 +368,9 @@ def test_glossary():
             assert look_up(word) is term
     for word in ("微調整", "再学習", "hyperparameter tuning"):
         assert look_up(word).beware and look_up(word).beware_ja
+    for word, id in (("adapters", "adapter"), ("classifiers", "head"), ("encoders", "body"), 
+                     ("再学習させた", "retraining"), ("線形プロービング", "linear-probe"), ("RLHF", "rlhf")):
+        assert look_up(word).id == id
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,50 +1,47 @@
-"""What the site's tests need beside Python packages: a Chromium browser, and axe-core, which checks accessibility.
+"""What tests in a browser need beside Python packages: Debian's Chromium, driven by playwright, and axe-core, which checks
+accessibility.
 
-    python tools/browser.py     installs them where it can: Chromium as root on Debian, axe-core where npm is
+    python tools/browser.py     installs both where it can: Chromium on Debian as root, axe-core where npm is
 """
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-root = Path(__file__).parents[1]
-folder = root / "build" / "browser"
-axe_version = "4.14.1"
+# `pip install playwright` brings the driver; the browser is the system's. Nothing is asked of other hosts.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+PACKAGES = ["chromium", "fonts-noto-core", "fonts-noto-cjk"]  # the fonts draw Japanese
+AXE = "axe-core@4.14.1"
+folder = Path(__file__).parents[1] / "build" / "browser"
+
+
+def _missing() -> list[str]:
+    "The Debian packages that are not installed."
+    return [name for name in PACKAGES
+            if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
 
 
 def chromium() -> str | None:
-    "The path of an installed Chromium or Chrome."
+    "Where Chromium lies; on Debian as root it is installed first. `None` where there is none."
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0 and (missing := _missing()):
+        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600"]  # another program may be installing
+        quiet = dict(env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
+        subprocess.run([*apt, "update"], **quiet)
+        subprocess.run([*apt, "install", "-y", "--no-install-recommends", *missing], **quiet)
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def axe() -> Path | None:
-    "The script of axe-core, when it was fetched."
+    "Where the script of axe-core lies; it is fetched first where npm is. `None` where there is none."
     path = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not path.exists() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--no-save", "--prefix", folder, AXE], capture_output=True)
     return path if path.exists() else None
 
 
-def _succeeds(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, cwd=root).returncode == 0
-
-
-def install() -> list[str]:  # what is still missing, and why
-    "Install what is missing, where that can be done without asking."
-    missing = []
-    if not chromium():
-        as_root = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")
-        packages = "chromium", "fonts-noto-core", "fonts-noto-cjk"
-        if not (as_root and _succeeds("apt-get", "update") and
-                _succeeds("apt-get", "install", "-y", "--no-install-recommends", *packages)):
-            missing.append("chromium (on Debian, as root: apt install chromium fonts-noto-cjk)")
-    if not axe():
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (shutil.which("npm") and _succeeds("npm", "install", "--no-save", "--prefix", str(folder),
-                                                  f"axe-core@{axe_version}")):
-            missing.append(f"axe-core {axe_version} (comes by npm)")
-    return missing
-
-
 if __name__ == "__main__":
-    for what in install():
-        print(f"not installed: {what}")
+    print(chromium() or "no Chromium here, and it could not be installed")
+    print(axe() or "no axe-core here, and it could not be fetched")

@@ -39,14 +39,17 @@ def text_of(outputs) -> str:
     return re.sub(r"[ \t─-]+", " ", text).strip()
 
 
-def run_notebook(path: Path, save: bool) -> tuple[str, float]:
-    "Run one notebook; an empty message means that it passed."
+def run_notebook(path: Path, save: bool, python: Path | None = None) -> tuple[str, float]:
+    "Run one notebook, in another environment where its `python` is given; an empty message means that it passed."
     start = time.time()
     notebook = nbformat.read(path, as_version=4)
     runs = {cell.id for cell in nb_test_cells(path)}  # leaves out `#| eval: false` as nbdev-test does
     saved = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
                             resources={"metadata": {"path": str(path.parent)}})
+    if python:
+        client.create_kernel_manager()
+        client.km.kernel_spec.argv[0] = str(python)
     stale = []
     try:
         with client.setup_kernel():
@@ -73,7 +76,7 @@ def find_notebooks() -> list[Path]:
     return sorted(paths, key=lambda p: (-p.stat().st_size, p))
 
 
-def run_all(paths: list[Path], save: bool = False, workers: int = 2) -> tuple[int, int]:
+def run_all(paths: list[Path], save: bool = False, workers: int = 2, python: Path | None = None) -> tuple[int, int]:
     "Run `paths`, print a line for each, return how many passed and how many failed."
     for name in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # side by side, one thread each is fastest
         os.environ[name] = "1"
@@ -81,11 +84,11 @@ def run_all(paths: list[Path], save: bool = False, workers: int = 2) -> tuple[in
     os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.jit._script"  # fastai's import, harmless
     passed = failed = 0
     with ProcessPoolExecutor(workers) as pool:
-        futures = [(path, pool.submit(run_notebook, path, save)) for path in paths]
+        futures = [(path, pool.submit(run_notebook, path, save, python)) for path in paths]
         for path, future in futures:
             message, seconds = future.result()
             passed, failed = passed + (not message), failed + bool(message)
-            print(f"{'FAILED' if message else 'passed'} {seconds:6.1f} s  {path.relative_to(root)}", flush=True)
+            print(f"{'FAILED' if message else 'passed'} {seconds:6.1f} s  {os.path.relpath(path, root)}", flush=True)
             if message:
                 print(message, flush=True)
     return passed, failed

@@ -2,16 +2,14 @@
 
     python tools/run_tests.py
 """
-import os
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import browser
+from release_check import build, call, check_contents, check_without_torch
 from run_notebooks import find_notebooks, run_all
 
 root = Path(__file__).parents[1]
@@ -23,13 +21,6 @@ def sources() -> dict[Path, bytes]:
     found = [*root.glob("nbs/**/*.ipynb"), *root.glob("ft_tutorial/*.py"), *root.glob("images/*"),
              root / "README.md"]
     return {path: path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts}
-
-
-def call(*command, **options) -> None:
-    "Run a command; its output is shown only when it fails."
-    result = subprocess.run([str(c) for c in command], cwd=root, text=True, capture_output=True, **options)
-    if result.returncode:
-        raise SystemExit(f"FAILED: {' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
 
 
 def nothing_to_export() -> int:
@@ -55,8 +46,6 @@ def notebooks() -> int:
 
 
 def tests() -> int:
-    for what in browser.install():
-        print(f"    not installed, so some tests of the site are skipped: {what}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code = subprocess.call([sys.executable, "-m", "pytest", f"--junitxml={report}"], cwd=root)
@@ -66,20 +55,17 @@ def tests() -> int:
         return int(suite.get("tests")) - int(suite.get("skipped"))
 
 
-def wheel_without_torch() -> int:
-    "The built wheel imports where there is no torch, and says what to install when a helper is asked for."
+def distributions() -> int:
+    "What is built holds what it should, and works where there is no torch, on every Python of this machine."
     with tempfile.TemporaryDirectory() as folder:
-        call(sys.executable, "-m", "build", "--wheel", "--outdir", folder)
-        venv.create(Path(folder) / "venv", with_pip=True)
-        python = Path(folder) / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        call(python, "-m", "pip", "install", "--no-deps", *Path(folder).glob("*.whl"))
-        subprocess.run([python, root / "tools/check_wheel.py"], cwd=folder, check=True)
-    return 1
+        wheel, sdist = build(Path(folder) / "dist")
+        check_contents(wheel, sdist)
+        return check_without_torch(wheel, Path(folder))
 
 
 if __name__ == "__main__":
     total = 0
-    for step in [nothing_to_export, notebooks, tests, wheel_without_torch]:
+    for step in [nothing_to_export, notebooks, tests, distributions]:
         start = time.time()
         print(f"--- {step.__name__.replace('_', ' ')}", flush=True)
         total += step()
