@@ -314,10 +314,15 @@ class Renderer:
 
     def _scroll(self, table: str) -> str:
         "A table that scrolls inside itself; cells with much text get room, short ones do not break."
+        table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break):[^;\"]*;?", "", table)  # the theme decides
+        few = len(re.findall(r"<t[dh][ >]", table.partition("</tr>")[0])) < 3
+
         def sized(cell):
-            text = unescape(re.sub(r"<[^>]+>", "", cell[3]))
+            text = unescape(re.sub(r"<summary>|<details.*?</details>|<[^>]+>", "", cell[3], flags=re.S))
             width = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
-            size = "short" if width < 18 else "medium" if width < 46 else "long" if width < 120 else "longest"
+            size = "short" if width < 17 else "medium" if width < 46 else "long" if width < 120 else "longest"
+            if "writing-mode" in cell[2] or few and width >= 46:
+                return cell[0]
             return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'
         table = re.sub(r"<(t[dh])((?: [^>]*)?)>(.*?)(?=</t[dh]>)", sized, table, flags=re.S)
         return f'<div class="scroll" role="group" aria-label="{self.t("table")}">{table}</div>'

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -131,18 +132,30 @@ def weight(site: Path, seen: dict, name: str, home: str) -> int:
     return sum(path.stat().st_size for path in files | {site / name, site / "assets/search-data.js"})
 
 
-def test_every_page(site, address, chromium):
+def examine_all(site: Path, home: str, names: list[str]) -> list[tuple]:
+    "Examine pages in a browser of their own: what is on each, and what is wrong with it."
+    found = []
+    with playwright.sync_playwright() as start:
+        context = start.chromium.launch(executable_path=installed.chromium(), args=installed.FLAGS).new_context()
+        for name in names:
+            page = context.new_page()
+            seen, wrong = examine(page, home + name, home)
+            page.close()
+            if (bytes_ := weight(site, seen, name, home)) > most_bytes:
+                wrong.append(f"weighs {bytes_:,} bytes")
+            found.append((name, seen, wrong))
+        context.browser.close()
+    return found
+
+
+def test_every_page(site, address):
     "No error, no outside request, no sideways scroll, no dead link, nothing that keeps a reader out, not too heavy."
-    all_seen, wrong = {}, []
-    context = chromium.new_context()
-    for name in pages_of(site):
-        page = context.new_page()
-        all_seen[name], found = examine(page, address + name, address)
-        page.close()
-        if (bytes_ := weight(site, all_seen[name], name, address)) > most_bytes:
-            found.append(f"weighs {bytes_:,} bytes")
-        wrong += [f"{name}: {one}" for one in found]
-    context.close()
+    names = pages_of(site)
+    with ThreadPoolExecutor(2) as pool:
+        halves = pool.map(functools.partial(examine_all, site, address), [names[::2], names[1::2]])
+        examined = [one for half in halves for one in half]
+    all_seen = {name: seen for name, seen, _ in examined}
+    wrong = [f"{name}: {one}" for name, _, found in examined for one in found]
     for name, seen in all_seen.items():
         for link in seen["links"]:
             wrong += [f"{name}: dead link {link}"] * (not leads_somewhere(link, site, address, all_seen))
