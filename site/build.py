@@ -328,6 +328,10 @@ class Site:
         index = json.dumps(self.search, ensure_ascii=False, separators=(",", ":"))
         self._save("assets/search-data.js", f"window.searchData = {index};\n")
         self._save(".nojekyll", "")
+        if self.url:
+            places = "".join(f"<url><loc>{self.url}/{page.url}</loc></url>" for page in self.pages)
+            self._save("sitemap.xml", '<?xml version="1.0" encoding="UTF-8"?>\n'
+                       f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{places}</urlset>\n')
 
     def t(self, lang: str):
         return lambda key, **values: texts[key][lang].format(**values) if values else texts[key][lang]
