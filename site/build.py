@@ -2,6 +2,11 @@
 
 Every notebook becomes a page; the glossary, the reference and "name your run" are made from the package's
 own data. Nothing is run and torch is not needed: outputs are those that the notebooks hold.
+
+Why a generator of our own: smalldocs was tried first. It wants Python 3.11, loads 0.8 MB of themes on every
+page, and knows one language a site; the languages, the links to terms, alternative texts, the reference and the
+page that names a run would all have been ours beside it. Other tools find no Japanese words inside sentences.
+Markdown, templates, colours of code and formulas come from markdown-it-py, Jinja, Pygments and latex2mathml.
 """
 import argparse
 import ast
