@@ -7,7 +7,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test notebooks experiments readme bench release-check clean
+.PHONY: help lab test notebooks experiments readme bench test-oldest release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ readme: .venv/.installed  ## make README.md from nbs/index.ipynb
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
 	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+
+test-oldest: .venv/.installed  ## run the helpers' tests with the oldest versions that the metadata allows
+	@$(BIN)/python tools/test_oldest.py
 
 release-check: .venv/.installed  ## build, install and try the distributions as a user would (15 GB of disk for a while)
 	@$(BIN)/python tools/release_check.py
