@@ -128,6 +128,7 @@ def ended(page, seconds: int = 300) -> dict:
 
 def shot(page, name: str) -> None:
     if folder := os.environ.get("FT_TUTORIAL_SCREENSHOTS"):
+        page.wait_for_timeout(1000)  # cells that come into view are drawn a moment later
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
