@@ -9,7 +9,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test notebooks experiments readme docs docs-serve bench release-check clean
+.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,9 @@ docs-serve: docs  ## build the site and serve it (make docs-serve DOCS_PORT=9000
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
 	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+
+test-oldest: .venv/.installed  ## run the helpers' tests with the oldest versions that the metadata allows
+	@$(BIN)/python tools/test_oldest.py
 
 release-check: .venv/.installed  ## build, install and try the distributions as a user would (15 GB of disk for a while)
 	@$(BIN)/python tools/release_check.py

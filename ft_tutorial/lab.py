@@ -105,7 +105,7 @@ def lab_command(folder: Path,  # with the notebooks in it
     root = folder.parent if folder == shipped().resolve() else folder  # a checkout is shown as a whole
     command = [sys.executable, "-m", "jupyterlab", f"--port={port}", f"--ServerApp.root_dir={root}",
                f"--LabApp.default_url=/lab/tree/{(folder / 'index.ipynb').relative_to(root).as_posix()}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if not (browser and _has_display()):
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # JupyterLab refuses root unless told
@@ -118,7 +118,9 @@ def open_lab(folder: str | Path, **how) -> int:  # the exit code of JupyterLab; 
     if util.find_spec("jupyterlab") is None:
         raise ModuleNotFoundError("JupyterLab is not installed. Install: pip install 'ft_tutorial[notebooks]'",
                                   name="jupyterlab")
-    quiet = {"PYTHONWARNINGS": "ignore::FutureWarning:torch.jit._script"}  # fastai's import, harmless
+    settings = [str(resources.files("ft_tutorial") / "data"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    quiet = {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, settings)),  # no question about news
+             "PYTHONWARNINGS": "ignore::FutureWarning:torch.jit._script"}  # fastai's import, harmless
     process = subprocess.Popen(lab_command(Path(folder).expanduser(), **how), env=os.environ | quiet)
     while True:
         try:

@@ -71,16 +71,16 @@ def test_doctor_finds_this_install_in_order_and_a_fault(tmp_path):
     assert "FT_TUTORIAL_CACHE" in out
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _page(address: str, process) -> str:
+def page_of(address: str, process) -> str:
     "What JupyterLab answers, once it does."
     for _ in range(120):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, f"it ended: {process.args}"
         try:
             with urllib.request.urlopen(address) as answer:
                 return f"{answer.url}\n{answer.read().decode()}"
@@ -90,12 +90,12 @@ def _page(address: str, process) -> str:
 
 
 def test_lab_copies_the_notebooks_and_opens_jupyterlab_at_the_index(tmp_path):
-    port = _free_port()
+    port = free_port()
     environment = os.environ | {"LC_ALL": "C.UTF-8", "JUPYTER_TOKEN": "known", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([command, "lab", "mine", "--no-browser", "--port", str(port)], cwd=tmp_path, text=True,
                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     try:
-        page = _page(f"http://127.0.0.1:{port}/?token=known", process)
+        page = page_of(f"http://127.0.0.1:{port}/?token=known", process)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)

@@ -30,8 +30,8 @@ try:
     from ft_tutorial import freeze
 except ImportError as error:
     said = str(error)
-    assert said.endswith("pip install --upgrade 'fastai>=2.8' 'matplotlib'" if old else "pip install ft_tutorial"), said
-    assert ("is installed, but >=2.8 is needed" if old else "fastai is not installed") in said, said
+    assert ("pip install --upgrade 'fastai>=2.8.1'" if old else "pip install ft_tutorial") in said, said
+    assert ("is installed, but >=2.8.1 is needed" if old else "fastai is not installed") in said, said
 else:
     raise AssertionError(f"{freeze} was imported without torch")
 try:
