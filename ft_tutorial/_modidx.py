@@ -588,6 +588,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ft_tutorial.verdicts._after': ('verdicts.html#_after', 'ft_tutorial/verdicts.py'),
                                       'ft_tutorial.verdicts._agreement': ('verdicts.html#_agreement', 'ft_tutorial/verdicts.py'),
                                       'ft_tutorial.verdicts._cell': ('verdicts.html#_cell', 'ft_tutorial/verdicts.py'),
+                                      'ft_tutorial.verdicts._cell_styles': ('verdicts.html#_cell_styles', 'ft_tutorial/verdicts.py'),
                                       'ft_tutorial.verdicts._html': ('verdicts.html#_html', 'ft_tutorial/verdicts.py'),
                                       'ft_tutorial.verdicts._judge': ('verdicts.html#_judge', 'ft_tutorial/verdicts.py'),
                                       'ft_tutorial.verdicts._linked': ('verdicts.html#_linked', 'ft_tutorial/verdicts.py'),

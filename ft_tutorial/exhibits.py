@@ -10,7 +10,7 @@ from html import escape
 from types import MappingProxyType
 
 from .rules import CASES, PROPERTIES, SCHOOLS, SOURCES, Case, Run, Source, _rows
-from .verdicts import Table, name_run
+from .verdicts import Table, _answers, _answers_ja, _keys, name_run
 
 # %% ../nbs/00e_exhibits.ipynb #quotes
 def quotes(
@@ -53,8 +53,9 @@ def two_by_two(
     rows = [[sides[further], *("\n".join([_corners[further, new][ja], *(
         _marked(CASES[case], ja) for case in _corners[further, new][2])]) for new in (False, True))]
         for further in (True, False)]
-    note = "❄ は、引き継いだパラメータの一部か全部が変わらない例。" if ja else \
-        "❄: some or all inherited numbers stay as they are."
+    note = ("❄ は、引き継いだパラメータの一部か全部が変わらない例。"
+            "引き継ぎのない例は、便宜上、左の列に置いた。") if ja else \
+        "❄: some or all inherited numbers stay. What inherits nothing stands on the left."
     head = ["", "タスクは同じ", "タスクが新しい"] if ja else ["", "the task is the same", "the task is new"]
     return Table(head, rows, note, lang)
 
@@ -88,7 +89,7 @@ def matrix(
         name = source.short_ja if ja else source.short
         rows.append([f"{name} {source.year or ''}".strip(),
                      *(_marks[source.asks.get(code)] for code in PROPERTIES)])
-    note = "■ 条件とする　○ 問わない　× それがなくても使う　空欄 言及なし" if ja else \
+    note = "■ 条件とする　○ あってもなくてもよいとする　× それがない例にもこの言葉を使う　空欄 言及なし" if ja else \
         "■ asked for, ○ left open, × used without it; empty: the source does not say"
     names = [row["name_ja" if ja else "name"] for row in PROPERTIES.values()]
     table = Table(["出典" if ja else "source", *names], rows, note, lang)
@@ -104,7 +105,7 @@ def property_table(
     rows = [[row["name_ja" if ja else "name"], *map(str, count_asks(code).values())]
             for code, row in PROPERTIES.items()]
     head = ["property", "asked for", "left open", "used without it"]
-    return Table(["性質", "条件とする", "問わない", "なくても使う"] if ja else head, rows, lang=lang)
+    return Table(["性質", "条件とする", "あってもなくてもよい", "ない例にも使う"] if ja else head, rows, lang=lang)
 
 # %% ../nbs/00e_exhibits.ipynb #case-table
 _said = MappingProxyType({  # fine-tuning?, transfer learning?
@@ -156,7 +157,7 @@ class Quiz:
                        for name, answer, table, point in self._items())
 
     def _items(self):  # the question, our answer, who says so, the point
-        split = " ◆ 専門家でも意見が分かれる" if self.ja else " ◆ experts disagree"
+        split = " ◆ 呼び方が分かれる" if self.ja else " ◆ usage differs"
         for i, case in enumerate(self.cases, 1):
             name, point = (case.name_ja, case.point_ja) if self.ja else (case.name, case.point)
             yield (f"{i}. {name}{split * case.disputed}", _answer(case.run, self.ja),
@@ -172,12 +173,11 @@ def _answer(run: Run, ja: bool) -> str:
 
 def _tally(run: Run, ja: bool) -> Table:
     "Who says yes and who says no, for both words."
-    name = {id: school.name_ja if ja else id for id, school in SCHOOLS.items()}
-    rows = []
-    for key, word in (("fine_tuning", ("fine-tuning", "ファインチューニング")),
-                      ("transfer_learning", ("transfer learning", "転移学習"))):
-        said = {answer: [name[id] for id, v in name_run(run).items() if getattr(v, key) is answer]
-                for answer in (True, False, None)}
-        rows.append([word[ja], *(("、" if ja else ", ").join(ids) or "–" for ids in said.values())])
-    head = ["言葉", "はい", "いいえ", "判定なし"] if ja else ["word", "yes", "no", "no verdict"]
+    name, rows = {id: school.name_ja if ja else id for id, school in SCHOOLS.items()}, []
+    for answer, said in (_answers_ja if ja else _answers).items():
+        ids = [[name[id] for id, v in name_run(run).items() if getattr(v, key) is answer]
+               for key in _keys]
+        if any(ids):
+            rows.append([said, *(("、" if ja else ", ").join(who) or "–" for who in ids)])
+    head = ["", "ファインチューニング", "転移学習"] if ja else ["", "fine-tuning", "transfer learning"]
     return Table(head, rows, lang="ja" if ja else "en")

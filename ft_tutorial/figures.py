@@ -15,7 +15,7 @@ _red, _green = "#D55E00", "#009E73"
 
 
 def _new_figure(height: float, **rows):
-    "A white figure of 660 pixels' width, legible on a phone, with its axes."
+    "A white figure of 660 pixels' width, with its axes."
     from matplotlib.figure import Figure
     fig = Figure(figsize=(6, height), dpi=110, facecolor="white", layout="constrained")
     return fig, fig.subplots(**rows)
@@ -38,7 +38,7 @@ def show_figure(
     from PIL import Image as Picture
     file, small = BytesIO(), BytesIO()
     fig.savefig(file, format="png", facecolor="white")
-    picture = Picture.open(file).convert("RGB").quantize(32, Picture.Quantize.MAXCOVERAGE)
+    picture = Picture.open(file).convert("RGB").quantize(24, Picture.Quantize.FASTOCTREE)
     picture.save(small, "png", optimize=True)
     display(Image(small.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
 
@@ -76,7 +76,8 @@ def draw_two_by_two():  # a matplotlib figure
                        va="center")
     ax.set_title("Fine-tuning is a row, transfer learning a corner; frozen in all four",
                  size=11)
-    ax.set_xlabel("❄  some or all inherited numbers stay as they are", size=9.5)
+    ax.set_xlabel("❄  some or all inherited numbers stay; what inherits nothing stands on the left",
+                  size=9)
     return _bare(fig, ax)
 
 # %% ../nbs/00h_figures.ipynb #draw-marks
@@ -115,7 +116,7 @@ def _draw_counts(ax):
 def draw_matrix():  # a matplotlib figure
     "Property by source: what each use of the word fine-tuning asks for."
     sources = _fine_tuning_sources()
-    fig, (top, ax) = _new_figure(13.5, nrows=2, sharex=True, height_ratios=(1, 8))
+    fig, (top, ax) = _new_figure(14.2, nrows=2, sharex=True, height_ratios=(1, 8))
     _draw_counts(top)
     _draw_marks(ax, sources)
     names = [f"{source.short}  {source.year or 'n.d.'}" for source in sources]

@@ -109,7 +109,7 @@ def _what_if_table(changes: list[Change], ja: bool) -> tuple:
     still = dict.fromkeys(change.fact for change in changes if change.fact not in follow)
     names = [QUESTIONS[fact]["name_ja"] if ja else fact for fact in still]
     note = "変えても判定が変わらない項目：" if ja else "Facts that change nothing here: "
-    head = ["変える項目", "+ はい、− いいえ、? 判定なし、に変わる流派"] if ja else \
+    head = ["変える項目", "判定が変わる流派（＋：「はい」に、−：「いいえ」に、?：「判定なし」に）"] if ja else \
         ["change", "+ now yes, − now no, ? now no verdict"]
     return head, rows, note + ("、" if ja else ", ").join(names) if names else ""
 

@@ -237,7 +237,7 @@ class Case:
     name: str  # in English
     name_ja: str  # in Japanese
     run: Run  # its facts
-    disputed: bool  # do sensible experts disagree on what to call it?
+    disputed: bool  # do researchers or papers differ in what they call it?
     point: str  # what it teaches
     point_ja: str  # the same in Japanese
     sources: tuple[Source, ...]  # who did it, or named it

@@ -106,53 +106,67 @@ def _text(table: "Table", columns: int = 100) -> str:
     return "\n".join([*lines, *([table.note] if table.note else [])])
 
 # %% ../nbs/00c_verdicts.ipynb #table-html
-_tints = {"yes": "0,114,178,.25", "no": "128,128,128,.12", "fine-tuning": "0,114,178,.25",
-          "transfer learning": "230,159,0,.25", "both": "0,158,115,.3", "neither": "128,128,128,.12",
-          "■": "0,114,178,1", "○": "230,159,0,.3", "×": "213,94,0,.25"}  # Okabe and Ito
+_blue, _grey, _orange, _green, _red = "#0072b2", "#808080", "#e69f00", "#009e73", "#d55e00"
+_tints = {"yes": _blue + "26", "no": _grey + "1a", "fine-tuning": _blue + "26",
+          "transfer learning": _orange + "2e", "both": _green + "2e", "neither": _grey + "1a",
+          "■": _blue, "○": _orange + "4d", "×": _red + "40"}  # Okabe and Ito; pale under links
 _tints_ja = {"はい": "yes", "いいえ": "no", "ファインチューニング": "fine-tuning", "両方": "both",
              "転移学習": "transfer learning", "どちらでもない": "neither"}
 
 
 def _linked(text: str) -> str:
-    "Escaped text, its addresses turned into links."
+    "Escaped text; its addresses become links, what stands in backticks becomes code."
     link = r'<a href="\g<0>">\1</a>'
-    return re.sub(r"https?://([^/\s]+)\S*", link, escape(text)).replace("\n", "<br>")
+    html = re.sub(r"https?://([^/\s]+)\S*", link, escape(text)).replace("\n", "<br>")
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html)
 
 # %% ../nbs/00c_verdicts.ipynb #table-cell
-def _cell(text: str, tag: str = "td", style: str = "text-align:left", folded: str = "") -> str:
+def _cell(text: str, tag: str, style: str) -> str:
     "One cell as HTML; its first line decides the tint, and is bold when more follows."
     first, _, rest = text.partition("\n")
     tint = _tints.get(_tints_ja.get(first, first)) if tag == "td" else None
     inside = _linked(text)
     if tint and rest and not rest.startswith(("“", "「")):
         inside = f"<b>{_linked(first)}</b><br>{_linked(rest)}"
-    if folded and tag == "td":
-        inside = f'<details class="fold"><summary>{folded}</summary>{inside}</details>'
-    colour = f";background:rgba({tint})" if tint else ""
+    style = style if text else style.replace("text-align:center;", "")
+    colour = f";background:{tint}" if tint else ""
     colour += ";color:#fff" if first == "■" else ""
     scope = ' scope="col"' if tag == "th" else ""
-    return f'<{tag}{scope} style="{style};vertical-align:top{colour}">{inside}</{tag}>'
+    return f'<{tag}{scope} style="{style}{colour}">{inside}</{tag}>'
+
+# %% ../nbs/00c_verdicts.ipynb #cell-styles
+def _cell_styles(table: "Table") -> tuple[list[str], list[str]]:
+    "The style of each column, for its heading and for its cells; Latin words stay whole."
+    more, ja = len(table.head) - 1, table.lang == "ja"
+    if table.compact:
+        style = "text-align:center;min-width:0;padding:1px 3px"
+        first = style.replace("center", "left")
+        return [first] + [style + ";writing-mode:vertical-rl"] * more, [first] + [style] * more
+    left = "text-align:left;vertical-align:top;white-space:normal" + ";word-break:normal" * ja
+    years = more == 1 and max((_width(row[0]) for row in table.rows), default=0) < 8
+    width = 92 if years else 72 // max(more, 1)
+    style = left + ";min-width:0;overflow-wrap:" + ("anywhere" if more == 1 else "break-word")
+    first = left + (";min-width:3em" if years else ";min-width:5em")
+    return [first] + [f"{left};width:{width}%"] * more, [first] + [style] * more
 
 # %% ../nbs/00c_verdicts.ipynb #html
 def _html(table: "Table") -> str:
-    "The table as HTML."
-    first = "text-align:left;min-width:5em"
-    style = "text-align:left;min-width:0;overflow-wrap:anywhere"
-    if table.compact:
-        first = "text-align:left;min-width:0;padding:1px 3px"
-        style = "text-align:center;min-width:0;padding:1px 3px"
-    styles = [first] + [style] * (len(table.head) - 1)
-    top = ";writing-mode:vertical-rl" if table.compact else ";width:72%" * (len(table.head) == 2)
-    tops = [first] + [style.replace("overflow-wrap:anywhere", "word-break:keep-all") + top] * (
-        len(table.head) - 1)
-    folds = [""] * (len(table.head) - 1) + [table.folded]
+    "The table as HTML; a folded last column stands below, as wide as the page."
+    if table.folded:
+        seen = Table(table.head[:-1], [row[:-1] for row in table.rows], table.note, table.lang)
+        last = Table([table.head[0], table.head[-1]],
+                     [[row[0], row[-1]] for row in table.rows], lang=table.lang)
+        return (f'{_html(seen)}<details class="fold" lang="{table.lang}">'
+                f"<summary>{table.folded}</summary>{_html(last)}</details>")
+    tops, styles = _cell_styles(table)
     head = "".join(_cell(text, "th", s) for text, s in zip(table.head, tops))
-    body = "".join("<tr>" + "".join(map(_cell, row, ["td"] * len(row), styles, folds)) + "</tr>"
+    body = "".join("<tr>" + "".join(map(_cell, row, ["td"] * len(row), styles)) + "</tr>"
                    for row in table.rows)
+    foot = f"<tfoot><tr>{head}</tr></tfoot>" * table.compact  # a long table of marks: say it again
     note = f"<p>{_linked(table.note)}</p>" if table.note else ""
     small = ' style="font-size:.8em"' * table.compact
     return (f'<div lang="{table.lang}" style="overflow-x:auto"><table{small}>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}</div>")
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>{note}</div>")
 
 # %% ../nbs/00c_verdicts.ipynb #table-markdown
 def _markdown(table: "Table") -> str:
@@ -166,7 +180,7 @@ def _markdown(table: "Table") -> str:
 # %% ../nbs/00c_verdicts.ipynb #table-class
 class Table:
     "A small table of texts; in a terminal and in Jupyter each its own form of it."
-    folded = ""  # a word: in Jupyter, the last column is folded under it
+    folded = ""  # words: in Jupyter, the last column stands below the table, folded under them
     compact = False  # small print and upright headings, for a table of marks
 
     def __init__(
@@ -218,7 +232,8 @@ def _verdict_table(verdicts: "Verdicts", ja: bool) -> tuple:  # head, rows and n
         called = name and (f"\n「{name}」" if ja else f"\n“{name}”") or ""
         rows.append([school, answers[v.fine_tuning] + called, answers[v.transfer_learning],
                      why + _after(v, ja)])
-    head = ["流派", *words, "理由（出典）"] if ja else ["school", *words, "why (source)"]
+    head = ["流派", *words, "理由（規則のもとにした出典）"] if ja else \
+        ["school", *words, "why (source of the rule)"]
     return head, rows, _agreement(verdicts, answers, words, ja)
 
 # %% ../nbs/00c_verdicts.ipynb #verdicts-class
@@ -236,7 +251,7 @@ class Verdicts(Table, Mapping):
     head = property(lambda self: _verdict_table(self, self.lang == "ja")[0])
     rows = property(lambda self: _verdict_table(self, self.lang == "ja")[1])
     note = property(lambda self: _verdict_table(self, self.lang == "ja")[2])
-    folded = property(lambda self: "理由" if self.lang == "ja" else "why")
+    folded = property(lambda self: "それぞれの理由" if self.lang == "ja" else "why each says so")
     def __getitem__(self, school): return self._verdicts[school]
     def __iter__(self): return iter(self._verdicts)
     def __len__(self): return len(self._verdicts)

@@ -146,11 +146,13 @@ k-nn                nn nn nn nn nn nn nn n- ny None
 zero-shot           nn nn nn nn nn nn nn n- ny None
 new-head-all        yy yy nn yy yn ny yy y- ny full fine-tuning
 head-then-all       yy yy yn yy yn ny yy y- ny full fine-tuning
+both-phases         yy yy nn yy yn ny yy y- ny full fine-tuning
 top-blocks          yy yy yn yy yn ny ny y- ny partial fine-tuning
 gradual-unfreezing  yy yy yn yy yn ny yy y- yy full fine-tuning
 first-layers-copied yy yy nn yy yn ny yy y- ny full fine-tuning
 domain-shift        yn yn nn yy yn ny nn y- ny full fine-tuning
 surgical-shift      yn yn nn yy yn ny nn y- ny partial fine-tuning
+last-layer          yn yn nn nn yn nn nn y- nn partial fine-tuning
 dapt                yn yn nn yy yn ny nn n- ny continued pretraining
 instruction-tuning  yy yy nn yy yn ny yy y- yy full fine-tuning
 lora                yy yy nn yy ny ny ny y- ny parameter-efficient fine-tuning
@@ -215,7 +217,10 @@ def test_tables_show_themselves():
         verdicts = name_run(CASES["lora"].run, lang=lang)
         text = repr(verdicts)
         assert all(len(line) <= 100 for line in text.splitlines()) and len(text.splitlines()) > 10
-        assert verdicts._repr_html_().count("<tr>") == verdicts.to_markdown().count("\n| ") == 10
+        html = verdicts._repr_html_()  # the verdicts, and below them the reasons
+        assert html.count("<tr>") == 2 * verdicts.to_markdown().count("\n| ") == 20
+        verdict_rows, reasons = html.split("<details")
+        assert verdict_rows.count("</th>") == 3 and reasons.count("</th>") == 2
         assert f'lang="{lang}"' in verdicts._repr_html_()
     assert list(name_run(Run()).to_frame().index) == list(SCHOOLS)
 
@@ -225,13 +230,15 @@ def test_cells_of_several_lines():
     assert repr(table).splitlines()[2:] == ["one  see https://example.org/x?y=<z> here | there", "two"]
     assert "one<br>two" in table._repr_html_() and ">example.org</a> here" in table._repr_html_()
     assert "<z>" not in table._repr_html_()
+    assert "set <code>x=1</code>" in Table(["a", "b"], [["c", "set `x=1`"]])._repr_html_()
     assert "| one<br>two | see [example.org](https://example.org/x?y=<z>) here \\| there |" in table.to_markdown()
 
 
 def test_reasons_and_other_changes_are_folded_not_lost():
     run = CASES["linear-probe"].run
     verdicts, some, every = name_run(run), what_if(run, facts=("moved",)), what_if(run)
-    assert verdicts._repr_html_().count("<details") == len(SCHOOLS) and verdicts["exam"].why in verdicts._repr_html_()
+    assert verdicts._repr_html_().count("<details") == 1
+    assert all(verdict.why in verdicts._repr_html_() for verdict in verdicts.values())
     assert len(some.rows) < len(every.rows) == len(some.rows) + len(some.rest.rows)
     assert some.changes == every.changes and "<details" in some._repr_html_() and "<details" not in every._repr_html_()
     with pytest.raises(ValueError, match="no fact 'frozen'"):
