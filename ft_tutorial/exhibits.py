@@ -6,6 +6,7 @@
 __all__ = ['quotes', 'two_by_two', 'count_asks', 'matrix', 'property_table', 'case_table', 'timeline', 'Quiz']
 
 # %% ../nbs/00e_exhibits.ipynb #imports
+from collections.abc import Mapping
 from html import escape
 from types import MappingProxyType
 
@@ -30,7 +31,7 @@ def quotes(
     return Table(["出典", "引用"] if ja else ["source", "quotation"], rows, lang=lang)
 
 # %% ../nbs/00e_exhibits.ipynb #draw-cell
-_corners = MappingProxyType({  # (trained further, new task): the word, in Japanese, worked cases
+_corners: Mapping = MappingProxyType({  # (trained further, new task): the word, in Japanese, worked cases
     (True, False): ("fine-tuning", "ファインチューニング",
                     ("surgical-shift", "more-epochs", "autoencoder-2006")),
     (True, True): ("both", "両方", ("linear-probe", "top-blocks", "lora", "new-head-all")),
@@ -108,7 +109,7 @@ def property_table(
     return Table(["性質", "条件とする", "あってもなくてもよい", "ない例にも使う"] if ja else head, rows, lang=lang)
 
 # %% ../nbs/00e_exhibits.ipynb #case-table
-_said = MappingProxyType({  # fine-tuning?, transfer learning?
+_said: Mapping = MappingProxyType({  # fine-tuning?, transfer learning?
     (True, True): ("both", "両方"), (True, False): ("fine-tuning", "ファインチューニング"),
     (False, True): ("transfer learning", "転移学習"), (False, False): ("neither", "どちらでもない")})
 

@@ -63,9 +63,11 @@ class WhatIf(Table):
                    for value in VALUES[fact] if value != getattr(run, fact)]
         self.changes = tuple({change.run: change for change in reversed(changes)}.values())[::-1]
         first = [change for change in self.changes if change.fact in (facts or VALUES)]
-        super().__init__(*_what_if_table(first, lang == "ja"), lang)
+        head, rows, note = _what_if_table(first, lang == "ja")
+        super().__init__(head, rows, note, lang)
         rest = [change for change in self.changes if change not in first]
-        self.rest = rest and Table(*_what_if_table(rest, lang == "ja"), lang)
+        head, rows, note = _what_if_table(rest, lang == "ja")
+        self.rest = Table(head, rows, note, lang) if rest else None
 
     def __repr__(self): return super().__repr__() + (f"\n\n{self.rest!r}" if self.rest else "")
     def _repr_html_(self): return super()._repr_html_() + _folded(self.rest)

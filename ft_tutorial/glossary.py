@@ -11,6 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from .rules import _rows
 from .verdicts import Table
@@ -48,9 +49,13 @@ def _term_text(term: Term) -> str:
     return "\n  ".join(line for line in lines if line and line != "also: ")
 
 # %% ../nbs/00d_glossary.ipynb #glossary-data
-GLOSSARY = MappingProxyType({row["id"]: Term(**{
-    name: tuple(filter(None, text.split("; "))) if name.startswith("synonyms") else text
-    for name, text in row.items()}) for row in _rows("glossary.csv")})
+def _term(row: dict[str, Any]) -> Term:
+    "Read one row of glossary.csv."
+    lists = {name: tuple(filter(None, row[name].split("; "))) for name in ("synonyms", "synonyms_ja")}
+    return Term(**{**row, **lists})
+
+
+GLOSSARY = MappingProxyType({row["id"]: _term(row) for row in _rows("glossary.csv")})
 
 # %% ../nbs/00d_glossary.ipynb #key
 _inflections = r"(を?(する|した|して|しました|します|される|された|している|していた|させる|させた|させて|しない))$"
@@ -67,7 +72,7 @@ def _key(word: str) -> str:  # the same for all its spellings and inflections
     return re.sub(r"(?<=...)(ing|ed|er|e)$", "", re.sub(r"(?<=...)s$", "", text))
 
 
-_index = {_key(word): term for term in reversed(GLOSSARY.values())
+_index = {_key(word): term for term in reversed([*GLOSSARY.values()])
           for word in (term.id, term.en, term.ja, *term.synonyms, *term.synonyms_ja)}
 
 # %% ../nbs/00d_glossary.ipynb #nearest

@@ -13,14 +13,15 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
+from io import StringIO
 from types import MappingProxyType
+from typing import Any
 
 # %% ../nbs/00b_rules.ipynb #rows
-def _rows(name: str) -> list[dict[str, str]]:  # one dictionary per row
+def _rows(name: str) -> list[dict[str, Any]]:  # one dictionary per row
     "Read a small table that comes with the package."
     path = files("ft_tutorial") / "data" / "terms" / name
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
 
 # %% ../nbs/00b_rules.ipynb #facts-data
 QUESTIONS = MappingProxyType({row["fact"]: row for row in _rows("facts.csv")})  # asked of a run
@@ -164,10 +165,8 @@ def _llm_era(run: Run) -> tuple:  # (is it fine-tuning, facts that decided, name
     holds, facts = _all(_starts, _further)(run)
     if not holds:
         return False, facts, None, None
-    for condition, name, name_ja, counts in _llm_names:
-        holds, facts = condition(run)
-        if holds:
-            return counts, facts, name, name_ja
+    return next((counts, facts, name, name_ja) for condition, name, name_ja, counts in _llm_names
+                for holds, facts in [condition(run)] if holds)
 
 # %% ../nbs/00b_rules.ipynb #source-class
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Source:
 PROPERTIES = MappingProxyType({row["code"]: row for row in _rows("properties.csv")})
 
 
-def _source(row: dict[str, str]) -> Source:
+def _source(row: dict[str, Any]) -> Source:
     "Read one row of sources.csv."
     asks = MappingProxyType({code: row[code] for code in PROPERTIES if row[code]})
     row = row | {"year": int(row["year"]) if row["year"] else None, "asks": asks}
@@ -225,9 +224,9 @@ class School:
         return tuple({source.id: source for source in both}.values())
 
 
-SCHOOLS = MappingProxyType({row["id"]: School(**row | {
+SCHOOLS = MappingProxyType({row["id"]: School(**{**row, **{
     key: tuple(SOURCES[id] for id in row[key].split())
-    for key in ("fine_tuning_sources", "transfer_sources")}) for row in _rows("schools.csv")})
+    for key in ("fine_tuning_sources", "transfer_sources")}}) for row in _rows("schools.csv")})
 
 # %% ../nbs/00b_rules.ipynb #case-class
 @dataclass(frozen=True)
@@ -245,8 +244,8 @@ class Case:
 # %% ../nbs/00b_rules.ipynb #cases-data
 def _case(row: dict[str, str]) -> Case:
     "Read one worked case."
-    facts = {fact: {"True": True, "False": False}.get(row[fact], row[fact])
-             for fact in VALUES if row[fact]}
+    facts: dict[str, Any] = {fact: {"True": True, "False": False}.get(row[fact], row[fact])
+                             for fact in VALUES if row[fact]}
     return Case(row["id"], row["name"], row["name_ja"], Run(**facts), row["disputed"] == "yes",
                 row["point"], row["point_ja"], tuple(SOURCES[id] for id in row["sources"].split()))
 

@@ -22,12 +22,12 @@ def _reason(run: Run, facts: tuple[str, ...], ja: bool) -> str:  # clauses in th
     "Turn the facts that decided into words."
     if not facts:
         return "この言葉を使わない" if ja else "not a word of this school"
-    facts = list(dict.fromkeys(facts))
-    if "inherited" in facts and run.inherited != "none":  # says that parameters came over
-        facts.remove("carrier")
-    if len(facts) > 1 and run.update == "gradient":  # the usual way: not worth a clause
-        facts = [fact for fact in facts if fact != "update"]
-    clauses = [_meanings[fact][getattr(run, fact)][ja] for fact in facts]
+    told = list(dict.fromkeys(facts))
+    if "inherited" in told and run.inherited != "none":  # says that parameters came over
+        told.remove("carrier")
+    if len(told) > 1 and run.update == "gradient":  # the usual way: not worth a clause
+        told = [fact for fact in told if fact != "update"]
+    clauses = [_meanings[fact][getattr(run, fact)][ja] for fact in told]
     return ("、" if ja else ", ").join(clauses)
 
 # %% ../nbs/00c_verdicts.ipynb #answer-words
@@ -56,9 +56,20 @@ class Verdict:
     name_ja: str | None  # the same in Japanese
     facts: tuple  # facts that decided: (of fine-tuning, of transfer learning)
 
-    why = property(lambda self: _sentence(self, False), doc="One sentence of the facts.")
-    why_ja = property(lambda self: _sentence(self, True), doc="The same in Japanese.")
-    sources = property(lambda self: self.school.sources, doc="Who uses the words so.")
+    @property
+    def why(self) -> str:
+        "One sentence of the facts."
+        return _sentence(self, False)
+
+    @property
+    def why_ja(self) -> str:
+        "The same in Japanese."
+        return _sentence(self, True)
+
+    @property
+    def sources(self) -> tuple:
+        "Who uses the words so."
+        return self.school.sources
 
 # %% ../nbs/00c_verdicts.ipynb #judge
 def _judge(school: str, run: Run) -> Verdict:
@@ -206,13 +217,13 @@ def _after(verdict: Verdict, ja: bool) -> str:
     "A source for each word, in brackets."
     school = verdict.school
     used = [source for source in school.fine_tuning_sources
-            if source.id == _named_by.get(verdict.name)] or [school.fine_tuning_sources[0]]
+            if source.id == _named_by.get(verdict.name or "")] or [school.fine_tuning_sources[0]]
     used += school.transfer_sources[:1]
     names = dict.fromkeys(source.short_ja if ja else source.short for source in used)
     return f"（{'、'.join(names)}）" if ja else f" ({', '.join(names)})"
 
 
-def _agreement(verdicts: "Verdicts", answers: dict, words: tuple, ja: bool) -> str:
+def _agreement(verdicts: "Verdicts", answers: Mapping, words: tuple, ja: bool) -> str:
     "On which words all schools agree that give a verdict."
     said = [(word, answers[verdicts.agree[key]])
             for word, key in zip(words, _keys) if key in verdicts.agree]

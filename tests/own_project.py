@@ -21,7 +21,7 @@ def words() -> None:
     run = Run(task_same=False, moved="none", added="head")
     verdicts = name_run(run)
     assert_type(verdicts["plain"].fine_tuning, bool | None)
-    print(verdicts["plain"].why)
+    assert_type(verdicts["plain"].why, str)
     assert_type(look_up("転移学習").en, str)
     assert_type(SCHOOLS["plain"].name, str)
     assert_type(SOURCES[next(iter(SOURCES))].quote, str)

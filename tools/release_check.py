@@ -37,6 +37,7 @@ def call(*command, **options) -> str:
 
 def build(folder: Path) -> tuple:
     "The source distribution, and the wheel that is built from it."
+    (root / f"{settings['lib_name']}.egg-info/SOURCES.txt").unlink(missing_ok=True)  # what was there before comes again
     call(sys.executable, "-m", "build", "--outdir", folder)
     call(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *folder.iterdir())
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -71,11 +72,12 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     assert "License-Expression: Apache-2.0\n" in metadata and "Classifier: Typing :: Typed\n" in metadata
     assert not re.search(r"\]\((?!https?:|#)", metadata), "a link of the description leads nowhere"
     if (root / ".git").exists() and shutil.which("git"):
-        tracked = set(call("git", "ls-files", "--cached", "--others", "--exclude-standard").split()) - {".gitignore"}
+        tracked = call("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
         with tarfile.open(sdist) as file:
-            packed = {name.partition("/")[2] for name in file.getnames()}
-        missing = {name for name in tracked if (root / name).exists()} - packed
-        assert not missing, f"not in the source distribution: {sorted(missing)}"
+            packed = {member.name.partition("/")[2] for member in file if member.isfile()}
+        made = {name for name in packed if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
+        other = {name for name in tracked if (root / name).is_file()} ^ (packed - made)
+        assert not other, f"MANIFEST.in takes other files than are under version control: {sorted(other)}"
 
 
 def interpreters() -> dict:
