@@ -33,7 +33,7 @@ test: .venv/.installed  ## run all that continuous integration runs
 notebooks: .venv/.installed  ## run all notebooks again and keep their new outputs
 	@$(BIN)/python tools/run_notebooks.py --save
 
-experiments: .venv/.installed  ## run the experiments over 20 seeds and write nbs/results
+experiments: .venv/.installed  ## run the experiments over 20 seeds, an hour, and write nbs/results
 	@$(BIN)/python tools/run_experiments.py
 
 readme: .venv/.installed  ## make README.md from nbs/index.ipynb
