@@ -121,7 +121,8 @@ def fine_tune(learner: Learner,  # learner to train, changed in place
               batchnorm: str = "frozen",  # "frozen": norm layers before the last group stay still; "train": as `Learner.fine_tune`, bit for bit on a fresh learner
               cache: bool | str = False,  # run a frozen body once, and train the head on what it gave; text such as "2GB" limits the memory
               checkpoint: str | Path | None = None,  # file that is written after each epoch, and gone on from when it is there
-              cbs: list | None = None, **kwargs,  # callbacks for all phases; `div_final`, `moms` and `wd`, as in `plan`
+              cbs: list | None = None,  # callbacks for all phases
+              **kwargs,  # `div_final`, `moms` and `wd`, as in `plan`
              ) -> None:
     """Train as `plan` with the same arguments says, phase by phase.
 

@@ -113,7 +113,9 @@ def lab_command(folder: Path,  # with the notebooks in it
     return command
 
 # %% ../nbs/06a_lab.ipynb #open-lab
-def open_lab(folder: str | Path, **how) -> int:  # the exit code of JupyterLab; `how` as in `lab_command`
+def open_lab(folder: str | Path,  # with the notebooks in it
+             **how,  # `port` and `browser`, as in `lab_command`
+            ) -> int:  # the exit code of JupyterLab
     "Open JupyterLab, until Ctrl-C; `ModuleNotFoundError` where it is not installed."
     if util.find_spec("jupyterlab") is None:
         raise ModuleNotFoundError("JupyterLab is not installed. Install: pip install 'ft_tutorial[notebooks]'",

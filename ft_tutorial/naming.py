@@ -91,7 +91,9 @@ class Description:
         "What each school calls the run."
         return name_run(self.run, lang=self.lang)
 
-    def sentence(self, lang: str | None = None) -> str:  # "en", "ja", or `None`: as described
+    def sentence(self,
+                 lang: str | None = None,  # "en", "ja", or `None`: as described
+                ) -> str:
         "One sentence that could stand in the methods section of a paper."
         return _sentence(self.run, self.evidence, self.name, (lang or self.lang) == "ja")
 

@@ -209,7 +209,7 @@ def load(cls: Plan, path: str | Path) -> Plan:
     return Plan.from_json(Path(path).read_text(encoding="utf-8"))
 
 # %% ../nbs/04a_plans.ipynb #strategies
-STRATEGIES = ("head_only", "all_at_once", "head_then_all", "gradual")
+STRATEGIES = ("head_only", "all_at_once", "head_then_all", "gradual")  # what `plan` and `fine_tune` can do; "gradual": one group more in each phase
 
 def _strategy(name: str, groups: int, epochs: int, base_lr: float, freeze_epochs: int, lr_mult: float,
               rise: dict, common: dict) -> list:

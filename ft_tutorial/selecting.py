@@ -16,7 +16,7 @@ from fastai.torch_core import get_model
 from torch import nn
 
 # %% ../nbs/02a_selecting.ipynb #names
-Selector = int | str | nn.Module | Callable | list | tuple
+Selector = int | str | nn.Module | Callable | list | tuple  # parameter group index, regex, module, function `(name, parameter) -> bool`, or several
 
 def _model_of(learner: Learner | nn.Module) -> nn.Module:
     "The network of a Learner, without the wrappers of distributed training."

@@ -108,6 +108,7 @@ class Site:
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(here / "theme"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined)
+        self.environment.filters["curly"] = cells.curly
         self.stamp = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:8]
                       for path in (here / "theme").glob("*.*")}
 
@@ -219,15 +220,16 @@ class Site:
             own = [p for p in self.pages if p.group == id and p.lang == page.lang]
             if page.lang == "ja":
                 own += [p for p in self.pages if p.group == id and p.lang == "en" and p.twin is None]
+            foreign = page.lang == "ja" and bool(own) and all(p.lang == "en" for p in own)  # then the group says so
             rows = []
             for p in own:
                 text = p.label
                 if p.lang != page.lang and p.notebook and p.notebook.key in navigation["labels"]:
                     text = navigation["labels"][p.notebook.key][1]
-                rows.append({"page": p, "label": text, "foreign": p.lang != page.lang,
+                rows.append({"page": p, "label": cells.curly(text), "foreign": p.lang != page.lang and not foreign,
                              "lang": "en" if p.lang != page.lang and text == p.label else None})
             found.append({"id": id, "label": label_ja if page.lang == "ja" else label, "rows": rows,
-                          "single": len(rows) == 1})
+                          "foreign": foreign, "single": len(rows) == 1})
         return found
 
     # parts of pages
@@ -237,8 +239,9 @@ class Site:
         rows = [(name, self.types(type, names), default, cells.markdown_html(meaning))
                 for name, type, default, meaning in entry.rows if meaning or name != "returns"]
         rows = rows if any(row[3] for row in rows) else []  # the signature says as much
+        defaults = any(row[2] for row in rows)
         return self.environment.get_template("card.html").render(
-            entry=entry, rows=rows, t=t, anchor=anchor, level=level, signature=self.signature(entry),
+            entry=entry, rows=rows, defaults=defaults, t=t, anchor=anchor, level=level, signature=self.signature(entry),
             doc=cells.markdown_block(entry.doc), source=cells.code_block(entry.source),
             reference=self.to(self.reference_url(entry).split("#")[0] + f"#{entry.name}"),
             defined=self.to(self.by_key[entry.notebook].url + f"#cell-{entry.cell}"),
@@ -246,13 +249,17 @@ class Site:
             members=[self.card(m, names, t, anchor, level + 1) for m in entry.members])
 
     def signature(self, entry) -> str:
-        "A signature, broken into lines when it is long."
-        text = entry.signature
-        if len(text) > 76 and "(" in text:
-            name, _, rest = text.partition("(")
-            inside, _, after = rest.rpartition(")")
-            text = f"{name}(\n    " + ",\n    ".join(_split(inside)) + f",\n){after}"
-        return cells.code_html(text)
+        "A signature whose parameters stay whole where a line ends."
+        name, mark, rest = entry.signature.partition("(")
+        inside, _, after = rest.rpartition(")")
+        if not mark:
+            return cells.code_html(entry.signature)
+        parts = []
+        for part in _split(inside):
+            parameter, equals, default = part.partition("=")
+            parts.append(parameter + equals + (cells.code_html(default) if equals else ""))
+        text = f"{name}(" + ",\n".join(parts) + f"){cells.code_html(after)}"
+        return " ".join(f'<span class="part">{part}</span>' for part in text.split("\n"))
 
     def types(self, text: str, names: dict) -> str:
         return re.sub(r"\b[A-Z]\w+", lambda m: f'<a href="{self.to(names[m[0]])}">{m[0]}</a>'
@@ -300,7 +307,7 @@ class Site:
 
     def renderer(self, notebook, t):
         return cells.Renderer(notebook, self.href, self.terms, self.names_for(notebook), self.to("figures/x")[:-1],
-                              self.exported(t), t)
+                              self.exported(t), t, self.by_key[notebook.key].group)
 
     # writing
 
@@ -416,7 +423,7 @@ class Site:
         def row(entry):
             return {"name": entry.name, "url": self.to(self.reference_url(entry)),
                     "doc": cells.markdown_html(entry.doc.split("\n\n")[0]) or
-                    f"<code>{escape(entry.source.splitlines()[0])}</code>"}
+                    ("" if "\n" in entry.source else f"<code>{escape(entry.source)}</code>")}
         found = {(e.module, e.name): e for e in self.entries}
         front = []
         for module, names in self.front.items():

@@ -2,11 +2,13 @@
 
 Hidden cells are left out, folded ones fold, and what a cell exports is shown as documentation with its source.
 """
+import ast
 import base64
+import io
 import re
-import struct
 from dataclasses import dataclass, field
 from html import escape, unescape
+from itertools import groupby
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -14,6 +16,7 @@ from latex2mathml.converter import convert as latex_to_mathml
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbdev.process import NBProcessor
+from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -102,7 +105,8 @@ def code_block(source: str, language: str = "python") -> str:
 
 def plain(markdown: str) -> str:
     "The text of some Markdown."
-    return _one_line(unescape(re.sub(r"<[^>]+>", " ", _parser.render(markdown))))
+    html = re.sub(r"</?(a|b|code|em|i|strong|span)\b[^>]*>", "", _parser.render(markdown))
+    return _one_line(unescape(re.sub(r"<[^>]+>", " ", html)))
 
 
 def _one_line(text: str) -> str:
@@ -116,6 +120,11 @@ def markdown_block(text: str) -> str:
     return _parser.render(text).strip()
 
 
+def curly(text: str) -> str:
+    "Plain text with the apostrophes and quotation marks of print."
+    return re.sub(r'"([^"]*)"', "“\\1”", re.sub(r"(?<=\w)'", "’", text))
+
+
 def markdown_html(text: str, prose: bool = False) -> str:
     "The same without the outer paragraph; `prose` has curly quotation marks."
     html = _prose.render(text).strip() if prose else markdown_block(text)
@@ -125,25 +134,21 @@ def markdown_html(text: str, prose: bool = False) -> str:
 class Renderer:
     "Turns the cells of one page into HTML."
 
-    def __init__(self, notebook, href, terms, names, figure_path, card, t):
+    def __init__(self, notebook, href, terms, names, figure_path, card, t, group):
         self.notebook, self.href, self.terms, self.names = notebook, href, terms, names
-        self.figure_path, self.card, self.t = figure_path, card, t
+        self.figure_path, self.card, self.t, self.group = figure_path, card, t, group
         self.page = Rendered()
         self.cell_ids = {cell.id for cell in notebook.cells if not is_hidden(cell)}
         self.folded = None  # language of the <details> that is open
 
     def render(self) -> Rendered:
-        parts, imports = [], []
-        for cell in self.notebook.cells:
-            if is_hidden(cell):
-                continue
-            if cell.cell_type == "code" and self._folds(cell):
-                imports.append(cell)
-                continue
-            if imports:
-                parts.append(self._imports(imports))
-                imports = []
-            parts.append(self._markdown(cell) if cell.cell_type == "markdown" else self.code(cell))
+        shown = (cell for cell in self.notebook.cells if not is_hidden(cell))
+        parts = []
+        for fold, group in groupby(shown, self._fold):
+            if fold:
+                parts.append(self._fold_group(fold, list(group)))
+            else:
+                parts += [self._markdown(cell) if cell.cell_type == "markdown" else self.code(cell) for cell in group]
         self.page.html = "\n".join(filter(None, parts))
         return self.page
 
@@ -223,7 +228,8 @@ class Renderer:
         return self.terms.link(html, self.notebook.key, self.folded or self.notebook.lang)
 
     def _code_inline(self, content: str) -> str:
-        code = f"<code>{escape(content, quote=False)}</code>"
+        text = re.sub(r"(?<=[\w\])])([._(=/])(?=\w)", r"\1<wbr>", escape(content, quote=False))
+        code = f"<code>{text}</code>" if len(content) > 24 else f'<code class="short">{escape(content, quote=False)}</code>'
         name = re.match(r"(?:ft_tutorial\.)?([\w.]+)(?:\(.*\))?$", content)
         if name and (target := self.names.get(name[1])):
             return f'<a class="name" href="{self.href(target)}">{code}</a>'
@@ -244,16 +250,22 @@ class Renderer:
 
     # code
 
-    def _folds(self, cell) -> bool:
-        "Is this a cell of imports that a reader may skip?"
+    def _fold(self, cell) -> str:
+        "What a reader may skip: imports, and what is not public unless the page is about it."
         source = cell.source.strip()
-        return _only_imports(source) and (is_exported(cell) or source.count("\n") > 8)
+        if cell.cell_type != "code" or not source:
+            return ""
+        if _only_imports(source):
+            return "imports" if self.group != "start" or source.count("\n") > 8 else ""
+        private = is_exported(cell) and self.group != "inside" and all(name[0] == "_" for name in _defined(source))
+        return "inner" if private and not cell.get("outputs") else ""
 
-    def _imports(self, group: list) -> str:
-        "Imports that follow each other, folded into one."
+    def _fold_group(self, fold: str, group: list) -> str:
+        "Cells that follow each other, folded into one."
+        names = ", ".join(f"<code>{name}</code>" for cell in group for name in _defined(cell.source)) * (fold == "inner")
         blocks = "".join(f'<div class="cell{" exported" * is_exported(cell)}" id="cell-{cell.id}">'
                          + code_block(cell.source.strip()) + "</div>" for cell in group)
-        return f'<details class="fold"><summary>{self.t("imports")}</summary>{blocks}</details>'
+        return f'<details class="fold"><summary>{self.t(fold)}{": " * bool(names)}{names}</summary>{blocks}</details>'
 
     def code(self, cell) -> str:
         "A code cell with its outputs."
@@ -272,7 +284,7 @@ class Renderer:
         block = code_block(source)
         if directives.get("code-fold", "false") != "false":
             summary = directives.get("code-summary", self.t("code"))
-            return f'<details class="fold"><summary>{escape(summary)}</summary>{block}</details>'
+            return f'<details class="fold"><summary>{escape(summary[0].upper() + summary[1:])}</summary>{block}</details>'
         return block
 
     def _output(self, cell, number: int, output) -> str:
@@ -295,19 +307,22 @@ class Renderer:
         text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
         if not text or re.match(r"<(Figure size|IPython\.core\.display)", text):
             return ""
-        kind = "out" if re.search(r"\S  |^ ", text, re.M) else "out sentences"  # columns must not break
-        return f'<pre class="{kind}">{escape(text, quote=False)}</pre>'
+        if len(re.findall(r"^.*\S {2,}\S", text, re.M)) < 2:
+            return f'<pre class="out sentences">{escape(text, quote=False)}</pre>'
+        return f'<pre class="out">{"".join(map(_column_line, text.splitlines()))}</pre>'  # columns must not break
 
     def _figure(self, name: str, data: str, alt: str) -> str:
         file, content = f"{Path(self.notebook.key).name}-{name}.png", base64.b64decode(data)
         self.page.figures[file] = content
-        width, height = struct.unpack(">II", content[16:24])
-        return (f'<figure style="--width:{width}px"><img src="{self.figure_path}{file}" alt="{escape(alt)}" width="{width}" '
-                f'height="{height}" loading="lazy" decoding="async"></figure>')
+        picture = Image.open(io.BytesIO(content))
+        width, height = picture.size
+        return (f'<figure{" class=chart" * _is_chart(picture)} style="--width:{width}px"><img src="{self.figure_path}{file}" '
+                f'alt="{escape(alt)}" width="{width}" height="{height}" loading="lazy" decoding="async"></figure>')
 
     def _html(self, html: str) -> str:
         html = re.sub(r"<style.*?</style>", "", html, flags=re.S).replace("overflow-x:auto", "")
         html = re.sub(r"<table border=\"1\"", "<table", html)
+        html = re.sub(r"<thead>\s*<tr[^>]*>(.*?)</tr>\s*<tr>(.*?)</tr>\s*</thead>", _one_head, html, flags=re.S)
         html = re.sub(r"<th[^>]*></th>", "<td></td>", html)  # a header without text is none
         html = re.sub(r"<table.*?</table>", lambda m: self._scroll(m[0]), html, flags=re.S)
         return f'<div class="out-html">{html}</div>'
@@ -315,17 +330,54 @@ class Renderer:
     def _scroll(self, table: str) -> str:
         "A table that scrolls inside itself; cells with much text get room, short ones do not break."
         table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break):[^;\"]*;?", "", table)  # the theme decides
-        few = len(re.findall(r"<t[dh][ >]", table.partition("</tr>")[0])) < 3
+        columns = len(re.findall(r"<t[dh][ >]", table.partition("</tr>")[0]))
+        few = columns < 3
 
         def sized(cell):
-            text = unescape(re.sub(r"<summary>|<details.*?</details>|<[^>]+>", "", cell[3], flags=re.S))
-            width = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
-            size = "short" if width < 17 else "medium" if width < 46 else "long" if width < 120 else "longest"
+            text = unescape(re.sub(r"<summary>|<details.*?</details>|<(?!br)[^>]+>", "", cell[3], flags=re.S))
+            width = max(map(_width, text.split("<br>")))
+            size = "short" if width < (28 if "「" in text else 17) else "medium" if width < 46 else "long" if width < 120 else "longest"
             if "writing-mode" in cell[2] or few and width >= 46:
                 return cell[0]
             return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'
         table = re.sub(r"<(t[dh])((?: [^>]*)?)>(.*?)(?=</t[dh]>)", sized, table, flags=re.S)
-        return f'<div class="scroll" role="group" aria-label="{self.t("table")}">{table}</div>'
+        dense = " dense" * (columns > 8)
+        return f'<div class="scroll{dense}" role="group" aria-label="{self.t("table")}">{table}</div>'
+
+
+def _width(text: str) -> int:
+    "In columns of a terminal."
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _column_line(line: str) -> str:
+    "One line of a table in plain text; a long one goes on below the start of its last column."
+    if _width(line) <= 104:
+        return escape(line, quote=False) + "\n"
+    before = re.match(r".*\S {2,}(?=\S)|\s*", line)[0]
+    return f'<span class="goes-on" style="--start:{_width(before)}ch">{escape(line, quote=False)}</span>'
+
+
+def _one_head(found) -> str:
+    "pandas puts the name of the index into a row of its own: bring it up."
+    rows = [re.findall(r"<th[^>]*>(.*?)</th>", row, re.S) for row in found.groups()]
+    if len(rows[0]) != len(rows[1]) or any(a and b for a, b in zip(*rows)):
+        return found[0]
+    return "<thead><tr>" + "".join(f"<th>{a or b}</th>" for a, b in zip(*rows)) + "</tr></thead>"
+
+
+def _is_chart(picture: Image.Image) -> bool:
+    "Is this drawn in a few colours? Then dark mode may turn it dark; photographs and grey letters stay as they are."
+    colours = picture.convert("RGB").getcolors(6000) or []  # none when there are more
+    return any(count > 100 and max(colour) - min(colour) > 60 for count, colour in colours)
+
+
+def _defined(source: str) -> list:
+    "The names that a piece of code defines."
+    nodes = ast.parse(source).body
+    return [node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))] + [
+        target.id for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(target, ast.Name)]
 
 
 def _ends_in(tokens: list, marks: str) -> bool:

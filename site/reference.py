@@ -66,6 +66,13 @@ def _arguments(node, comments: dict, source: str) -> tuple:
     return ", ".join(parts) + ")" + (f" → {returns}" if returns else ""), rows
 
 
+def _default(value, source: str) -> str:
+    "The default of a field, also where `field(default=...)` gives it."
+    if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "field":
+        value = next((k.value for k in value.keywords if k.arg == "default"), None)
+    return ast.get_source_segment(source, value) if value is not None else ""
+
+
 def _is_property(node) -> bool:
     return any(isinstance(d, ast.Name) and "property" in d.id for d in node.decorator_list)
 
@@ -87,8 +94,8 @@ def _class(node, comments, source, where) -> Entry:
     signature, rows, members = node.name, [], []
     for part in node.body:
         if isinstance(part, ast.AnnAssign) and not part.target.id.startswith("_"):
-            default = ast.get_source_segment(source, part.value) if part.value else ""
-            rows.append([part.target.id, ast.unparse(part.annotation), default, comments.get(part.lineno, "")])
+            rows.append([part.target.id, ast.unparse(part.annotation), _default(part.value, source),
+                         comments.get(part.lineno, "")])
         elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
             text, rows = _arguments(part, comments, source)
             signature = f"{node.name}({text}"

@@ -74,7 +74,7 @@ function showFlips() {
     button.addEventListener("click", () => { go(change.run, change.fact); $("#summary").scrollIntoView({block: "center"}); });
     const rows = wordKeys.map((key, w) => {
       const flips = change.flips.filter((flip) => flip[1] === w);
-      return flips.length ? make("p", {}, `${says[key]}: `, ...flips.flatMap(([s, , , after], i) => [i ? ", " : "",
+      return flips.length ? make("p", {}, says[key] + says.colon, ...flips.flatMap(([s, , , after], i) => [i ? says.comma : "",
         make("span", {className: after ? "plus" : "", textContent: `${after === null ? "?" : after ? "+" : "−"} ${schools[s][1]}`})])) : "";
     });
     return make("li", {}, make("div", {}, button), make("div", {}, ...rows));
@@ -98,7 +98,7 @@ function showState() {
 }
 function go(run, fact = null) {
   const others = fact === null ? [] : facts.map((_, f) => f).filter((f) => f !== fact && run[f] !== state[f]);
-  $("#also").textContent = others.length ? `${says.also} ${others.map((f) => meaning(f, run[f])).join("; ")}` : "";
+  $("#also").textContent = others.length ? `${says.also} ${others.map((f) => meaning(f, run[f])).join(says.comma)}` : "";
   state = run;
   $(".language").hash = inAddress(run);
   try { history.replaceState(null, "", `#${inAddress(run)}`); } catch { location.replace(`#${inAddress(run)}`); }

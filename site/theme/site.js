@@ -50,12 +50,15 @@ for (const heading of $$("article :is(h2, h3)[id]:not(.entry h2)")) {
   heading.append(link);
 }
 
-// What scrolls sideways can be scrolled by keys.
+// What scrolls sideways can be scrolled by keys, and shows that it goes on.
+const fade = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 3);
 const reachable = () => {
   for (const box of $$("pre, .scroll, figure")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    fade(box);
   }
 };
+document.addEventListener("scroll", (event) => event.target.tabIndex === 0 && fade(event.target), {capture: true, passive: true});
 new ResizeObserver(reachable).observe(document.body);
 document.addEventListener("toggle", reachable, true);
 const openTarget = () => {
@@ -67,7 +70,7 @@ const openTarget = () => {
 };
 addEventListener("hashchange", openTarget);
 openTarget();
-addEventListener("beforeprint", () => $$("details").forEach((box) => { box.open = true; }));
+addEventListener("beforeprint", () => $$("details:not(.fold), td > details").forEach((box) => { box.open = true; }));
 
 const places = $$(".toc a").map((link) => [link, document.getElementById(decodeURIComponent(link.hash.slice(1)))]);
 const showPlace = () => {
@@ -98,9 +101,10 @@ function score(entry, terms) {
     const inHeading = heading.includes(term), inTitle = title.includes(term), at = text.indexOf(term);
     if (!inHeading && !inTitle && at < 0) return 0;
     total += 1 + 12 * inHeading + 5 * (inTitle && !heading) + 2 * inTitle + (at >= 0 ? 3 : 0);
-    if (heading === term || heading.split(" · ").includes(term)) total += 30;
-    if (!heading && title === term) total += 20;
   }
+  const whole = terms.join(" ");
+  if (heading.split(" · ").includes(whole)) total += 30;
+  if (!heading && title === whole) total += 20;
   return total;
 }
 function snippet(text, terms) {
@@ -116,11 +120,11 @@ async function search() {
   const all = terms.length ? await load() : [];
   if (fold(input.value).split(/\s+/).filter(Boolean).join() !== terms.join()) return;
   const hits = all.map((entry) => [score(entry, terms), entry]).filter(([points]) => points > 0)
-    .sort(([a], [b]) => b - a).slice(0, 40);
+    .sort(([a], [b]) => b - a);
   found.textContent = !terms.length ? "" : hits.length ? `${hits.length} ${words.count}` : `${words.none} “${input.value.trim()}”`;
   found.dataset.of = input.value;
   const raw = input.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-  results.replaceChildren(...hits.map(([, entry]) => make("li", {}, Object.assign(make("a", {href: root + entry.url, lang: entry.lang},
+  results.replaceChildren(...hits.slice(0, 40).map(([, entry]) => make("li", {}, Object.assign(make("a", {href: root + entry.url, lang: entry.lang},
     make("b", {}, entry.heading || entry.title, ...(entry.heading ? [make("span", {textContent: ` · ${entry.title}`})] : [])),
     make("small", {}, ...snippet(entry.text, raw)))))));
 }
