@@ -88,7 +88,8 @@ def run_all(paths: list[Path], save: bool = False, workers: int = 2, python: Pat
         for path, future in futures:
             message, seconds = future.result()
             passed, failed = passed + (not message), failed + bool(message)
-            print(f"{'FAILED' if message else 'passed'} {seconds:6.1f} s  {os.path.relpath(path, root)}", flush=True)
+            shown = path.relative_to(root) if path.is_relative_to(root) else path.name
+            print(f"{'FAILED' if message else 'passed'} {seconds:6.1f} s  {shown}", flush=True)
             if message:
                 print(message, flush=True)
     return passed, failed
