@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'ft_tutorial.experiments._known': ('experiments.html#_known', 'ft_tutorial/experiments.py'),
                                          'ft_tutorial.experiments._left_alone': ( 'experiments.html#_left_alone',
                                                                                   'ft_tutorial/experiments.py'),
+                                         'ft_tutorial.experiments._number': ('experiments.html#_number', 'ft_tutorial/experiments.py'),
                                          'ft_tutorial.experiments._one_thread': ( 'experiments.html#_one_thread',
                                                                                   'ft_tutorial/experiments.py'),
                                          'ft_tutorial.experiments._range': ('experiments.html#_range', 'ft_tutorial/experiments.py'),

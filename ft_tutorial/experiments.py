@@ -189,9 +189,9 @@ def agree(live: pd.DataFrame,  # as `repeat` returns it
 COLORS = dict(frozen="#999999", head="#0072B2", body="#E69F00", source="#009E73", wrong="#D55E00")
 _GREY, _INK = "#777777", "#222222"
 
-def _count(frame, what):
-    number = int(frame.groupby("condition", sort=False).size().max())
-    return f"{number} {what}" + "s" * (number > 1)
+def _number(frame): return int(frame.groupby("condition", sort=False).size().max())
+
+def _count(frame, what): return f"{_number(frame)} {what}" + "s" * (_number(frame) > 1)
 
 def _key(live, stored, dots):
     "What dots, line and band mean, in grey, for any condition."
@@ -199,7 +199,9 @@ def _key(live, stored, dots):
     marks = {many: Line2D([], [], alpha=0.55, mew=0, **dot)} if dots else {}
     mean = (Patch(color=_GREY, alpha=0.25, lw=0), Line2D([], [], color=_GREY, lw=2.5))
     marks[("their mean" if dots else f"{many}: mean") + " ± standard deviation"] = mean
-    marks[_count(live, "run") + " of this notebook"] = Line2D([], [], mec=_INK, **dot)
+    again = set(live.seed) <= set(stored.seed)  # the same seeds add no evidence
+    here = f"{_number(live)} of them" if again else _count(live, "other run")
+    marks[here + ", run in this notebook"] = Line2D([], [], mec=_INK, **dot)
     return marks
 
 # %% ../nbs/09_experiments.ipynb #finish
