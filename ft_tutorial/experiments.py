@@ -186,7 +186,8 @@ def agree(live: pd.DataFrame,  # as `repeat` returns it
     if far: raise AssertionError(f"further apart than {margin}: " + "; ".join(far))
 
 # %% ../nbs/09_experiments.ipynb #colors
-COLORS = dict(frozen="#999999", head="#0072B2", body="#E69F00", source="#009E73", wrong="#D55E00")
+COLORS = dict(  # what a colour stands for, in every figure
+    frozen="#999999", head="#0072B2", body="#E69F00", source="#009E73", wrong="#D55E00")
 _GREY, _INK = "#777777", "#222222"
 
 def _number(frame): return int(frame.groupby("condition", sort=False).size().max())

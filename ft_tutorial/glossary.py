@@ -55,7 +55,8 @@ def _term(row: dict[str, Any]) -> Term:
     return Term(**{**row, **lists})
 
 
-GLOSSARY = MappingProxyType({row["id"]: _term(row) for row in _rows("glossary.csv")})
+GLOSSARY = MappingProxyType({  # id: a `Term`, in English and Japanese
+    row["id"]: _term(row) for row in _rows("glossary.csv")})
 
 # %% ../nbs/00d_glossary.ipynb #key
 _inflections = r"(を?(する|した|して|しました|します|される|された|している|していた|させる|させた|させて|しない))$"

@@ -30,8 +30,9 @@ def _tiles(name, side, mode):
     return tiles
 
 # %% ../nbs/00f_pictures.ipynb #emoji-names
-EMOJI_VENDORS = ("noto", "twemoji")
-EMOJI_KINDS = ("animal", "plant", "meal", "vehicle", "building", "clothing", "tool", "face")
+EMOJI_VENDORS = ("noto", "twemoji")  # who drew the emoji
+EMOJI_KINDS = (  # the eight classes of emoji
+    "animal", "plant", "meal", "vehicle", "building", "clothing", "tool", "face")
 
 # %% ../nbs/00f_pictures.ipynb #emoji-item
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ def choose_emoji(vendor: str,  # whose drawings to train on
                  for v, rows in zip(vendors, parts))
 
 # %% ../nbs/00f_pictures.ipynb #kana-names
-KANA_SCRIPTS = ("katakana", "hiragana")
-KANA_FAMILIES = tuple(row["family"] for row in _table("families.csv"))
-KANA_HELD_OUT = ("aoyagi-kouzan", "aoyagi-soseki", "rampart-one", "train-one", "yozfont-cute")
-KANA_SOUNDS = tuple(row["name"] for row in _table("kana.csv") if row["script"] == "katakana")
+KANA_SCRIPTS = ("katakana", "hiragana")  # the two Japanese syllabaries
+KANA_FAMILIES = tuple(row["family"] for row in _table("families.csv"))  # 24 font families
+KANA_HELD_OUT = (  # five of them, for testing only
+    "aoyagi-kouzan", "aoyagi-soseki", "rampart-one", "train-one", "yozfont-cute")
+KANA_SOUNDS = tuple(  # the 46 classes of kana, by sound
+    row["name"] for row in _table("kana.csv") if row["script"] == "katakana")
 
 # %% ../nbs/00f_pictures.ipynb #kana-item
 @dataclass(frozen=True)

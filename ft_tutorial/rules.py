@@ -29,7 +29,8 @@ _meanings: dict = {}  # fact -> value -> (English, Japanese)
 for _row in _rows("values.csv"):
     _value = {"True": True, "False": False}.get(_row["value"], _row["value"])
     _meanings.setdefault(_row["fact"], {})[_value] = _row["meaning"], _row["meaning_ja"]
-VALUES = MappingProxyType({fact: tuple(values) for fact, values in _meanings.items()})
+VALUES = MappingProxyType({  # fact: the answers that a `Run` takes
+    fact: tuple(values) for fact, values in _meanings.items()})
 
 # %% ../nbs/00b_rules.ipynb #run-class
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ class Source:
     transfer_ja: str  # the same in Japanese
 
 # %% ../nbs/00b_rules.ipynb #sources-data
-PROPERTIES = MappingProxyType({row["code"]: row for row in _rows("properties.csv")})
+PROPERTIES = MappingProxyType({  # code: what a source may require, allow or deny
+    row["code"]: row for row in _rows("properties.csv")})
 
 
 def _source(row: dict[str, Any]) -> Source:
@@ -198,7 +200,8 @@ def _source(row: dict[str, Any]) -> Source:
     return Source(**{field.name: row[field.name] for field in fields(Source)})
 
 
-SOURCES = MappingProxyType({row["id"]: _source(row) for row in _rows("sources.csv")})
+SOURCES = MappingProxyType({  # id: who used a word, when, and what it asks for
+    row["id"]: _source(row) for row in _rows("sources.csv")})
 
 # %% ../nbs/00b_rules.ipynb #school-class
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ class School:
         return tuple({source.id: source for source in both}.values())
 
 
-SCHOOLS = MappingProxyType({row["id"]: School(**{**row, **{
+SCHOOLS = MappingProxyType({row["id"]: School(**{**row, **{  # id: one use of both words
     key: tuple(SOURCES[id] for id in row[key].split())
     for key in ("fine_tuning_sources", "transfer_sources")}}) for row in _rows("schools.csv")})
 
@@ -250,7 +253,8 @@ def _case(row: dict[str, str]) -> Case:
                 row["point"], row["point_ja"], tuple(SOURCES[id] for id in row["sources"].split()))
 
 
-CASES = MappingProxyType({row["id"]: _case(row) for row in _rows("cases.csv")})
+CASES = MappingProxyType({  # id: a worked example, with its `Run` and what it teaches
+    row["id"]: _case(row) for row in _rows("cases.csv")})
 
 # %% ../nbs/00b_rules.ipynb #every-run
 def every_run() -> Iterator[Run]:  # all combinations of facts that are possible

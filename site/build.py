@@ -55,6 +55,7 @@ class Page:
     body: cells.Rendered = field(default_factory=cells.Rendered)
     data: dict = field(default_factory=dict)
     twin: "Page | None" = None  # the same in the other language
+    label_ja: str = ""  # in the navigation of Japanese pages, where it has no twin
 
 
 def settings() -> dict:
@@ -67,7 +68,7 @@ def notebook_page(notebook: cells.Notebook) -> Page:
     "Where a notebook stands on the site."
     folder, _, stem = notebook.key.rpartition("/")
     name = re.sub(r"^\d+[a-z]?_", "", stem)
-    label = navigation["labels"].get(notebook.key, [notebook.title] * 2)[0]
+    label, label_ja = navigation["labels"].get(notebook.key, [notebook.title, ""])
     number = re.match(r"(\d\d)([a-z]?)_", stem)
     if folder == "ja":
         other = next((key for key in navigation["labels"] if re.sub(r"^\d+[a-z]?_", "", key) == name), None)
@@ -75,10 +76,12 @@ def notebook_page(notebook: cells.Notebook) -> Page:
         return Page(f"ja/{name}.html", "ja", "start" if name == "index" else "words", label, notebook.title,
                     notebook.summary, notebook=notebook)
     if stem in navigation["inside"] or number and number[2] and stem not in navigation["labels"]:
-        return Page(f"inside/{name}.html", "en", "inside", label, notebook.title, notebook.summary, notebook=notebook)
+        return Page(f"inside/{name}.html", "en", "inside", label, notebook.title, notebook.summary, notebook=notebook,
+                    label_ja=label_ja)
     group = "start" if not number else "words" if number[1] == "00" else \
         "experiments" if number[1] >= "10" else "helpers"
-    return Page(f"{name}.html", "en", group, label, notebook.title, notebook.summary, notebook=notebook)
+    return Page(f"{name}.html", "en", group, label, notebook.title, notebook.summary, notebook=notebook,
+                label_ja=label_ja)
 
 
 def chapter(key: str) -> str:
@@ -177,19 +180,21 @@ class Site:
                      t["name_lead"][lang], "name.html"),
                 Page(f"{folder}glossary.html", lang, "glossary", t["glossary"][lang], t["glossary"][lang],
                      t["glossary_lead"][lang].format(count=count), "glossary.html")]
-        self.pages.append(Page("reference/index.html", "en", "reference", "All names", "Reference",
+        all_names, all_names_ja = navigation["labels"]["reference"]
+        self.pages.append(Page("reference/index.html", "en", "reference", all_names, "Reference",
                                "Every public function, class and value of the package, with its parameters, its "
-                               "source and the cells that show it.", "reference_index.html"))
+                               "source and the cells that show it.", "reference_index.html", label_ja=all_names_ja))
         for number, name in navigation["reference"].items():
             entries = [entry for entry in self.entries if chapter(entry.notebook) == number]
             if not entries:
                 continue
             main = next((n for n in self.notebooks if n.key.startswith(f"{number}_")), None)
-            label = self.by_key[main.key].label if main.key != "09_experiments" else "Experiments"
+            label, label_ja = navigation["labels"].get(main.key) or \
+                next(group[1:] for group in navigation["groups"] if group[0] == name)
             modules = ", ".join(f"`ft_tutorial.{m}`" for m in dict.fromkeys(e.module for e in entries))
             self.pages.append(Page(f"reference/{name}.html", "en", "reference", label, f"Reference: {label}",
                                    f"What {modules} {'make' if ',' in modules else 'makes'} public.",
-                                   "reference.html", data={"entries": entries}))
+                                   "reference.html", label_ja=label_ja, data={"entries": entries}))
 
     def _order(self) -> None:
         groups = [group[0] for group in navigation["groups"]]
@@ -223,9 +228,7 @@ class Site:
             foreign = page.lang == "ja" and bool(own) and all(p.lang == "en" for p in own)  # then the group says so
             rows = []
             for p in own:
-                text = p.label
-                if p.lang != page.lang and p.notebook and p.notebook.key in navigation["labels"]:
-                    text = navigation["labels"][p.notebook.key][1]
+                text = (p.lang != page.lang and p.label_ja) or p.label
                 rows.append({"page": p, "label": cells.curly(text), "foreign": p.lang != page.lang and not foreign,
                              "lang": "en" if p.lang != page.lang and text == p.label else None})
             found.append({"id": id, "label": label_ja if page.lang == "ja" else label, "rows": rows,
