@@ -121,7 +121,8 @@ def _value(node, comments, source, names, where) -> list:
     targets = [t.id for t in (node.targets if isinstance(node, ast.Assign) else [node.target])
                if isinstance(t, ast.Name)]
     doc = comments.get(node.lineno, "") or comments.get(node.end_lineno, "")
-    return [Entry(name, "value", *where, name, doc, [], ast.get_source_segment(source, node))
+    shown = ast.get_source_segment(source, node).replace(f"  # {doc}\n", "\n")
+    return [Entry(name, "value", *where, name, doc, [], shown)
             for name in targets if name in names]
 
 
