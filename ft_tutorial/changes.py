@@ -19,6 +19,7 @@ from torch import nn
 # %% ../nbs/03c_changes.ipynb #imports-own
 from .differences import Change, _difference, _relative
 from .freezing import _model_of, _norm_layers, _record_of, _status_groups
+from .states import _self_updating
 from .tables import Table
 
 # %% ../nbs/03c_changes.ipynb #changes
@@ -57,8 +58,9 @@ def _frozen_names(source: Learner | nn.Module) -> set:
         held |= {p for group in source.opt.param_lists[:source.opt.frozen_idx] for p in group}
     names = {name for name, p in model.named_parameters(remove_duplicate=False) if p in held}
     layers = {layer["name"]: layer["deciders"] for layer in _norm_layers(model).values()}
+    unknown = _self_updating(model, also_unknown=True)
     for prefix, module in model.named_modules():
-        deciders = layers.get(prefix, list(module.parameters(recurse=False)))
+        deciders = layers.get(prefix) or unknown.get(module) or list(module.parameters())
         if deciders and set(deciders) <= held and not (asked_to_move and prefix in layers):
             names |= {prefix + "." * bool(prefix) + name for name, _ in module.named_buffers(recurse=False)}
     return names

@@ -9,7 +9,9 @@ __all__ = []
 from fastai.learner import Learner
 from fastai.torch_core import norm_bias_params, trainable_params
 from fastcore.basics import patch
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .selecting import _groups_of, _list, _model_of, _named
 from .states import (_KEY, Status, _hold_of, _HoldStill, _Record, _record_of, _release,
@@ -25,12 +27,17 @@ def _hold(model: nn.Module) -> None:
             module.training = False
     _watch(model)
 
+def _can_learn(parameter: nn.Parameter) -> bool:
+    "Whole numbers, such as quantized codes, never get a gradient."
+    return parameter.is_floating_point() or parameter.is_complex()
+
 def _apply(model: nn.Module, names: set, batchnorm: str, exempt: set) -> None:
     "Make exactly the parameters in `names` frozen, without those in `exempt`."
     _release(model)
     for name, parameter in _named(model).items():
         freeze_it = name in names and parameter not in exempt
-        parameter.requires_grad_(not freeze_it)
+        if _can_learn(parameter):
+            parameter.requires_grad_(not freeze_it)
         if freeze_it:
             parameter.grad = None  # else weight decay and momentum would go on moving it
     if names:
@@ -52,11 +59,25 @@ def _refuse_tied(model, names: set) -> None:
             raise ValueError(f"{inside[0]} and {outside} are one shared parameter (tied weights): "
                              "select both or neither")
 
+def _refuse_strange(model, names: set, batchnorm: str) -> None:
+    "Refuse layers that cannot be frozen yet, or whose layers cannot be held still."
+    lazy = [name for name, p in _named(model).items() if is_lazy(p)]
+    if lazy:
+        raise ValueError(f"{_list(lazy)} has no shape yet: send one batch through the model first")
+    for name, module in model.named_modules():
+        inside = {f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters()}
+        if isinstance(module, torch.jit.ScriptModule) and batchnorm == "frozen" and inside & names \
+                and next(module.buffers(), None) is not None:
+            raise ValueError(f"{name or 'the model'} is compiled by TorchScript, which calls no "
+                             "hooks, so its norm layers cannot be held still: freeze it before "
+                             'torch.jit.script, or pass batchnorm="train"')
+
 def _refuse_unreachable(learner, names: set) -> None:
     "Refuse when a parameter that is to be trained is not in the optimizer."
     known = {parameter for group in _groups_of(learner) for parameter in group}
     named = _named(_model_of(learner))
-    missing = [name for name, p in named.items() if name not in names and p not in known]
+    missing = [name for name, p in named.items()
+               if name not in names and p not in known and _can_learn(p)]
     if missing and isinstance(learner, Learner):
         raise ValueError(f"the optimizer does not hold {_list(missing)}, so training cannot reach "
                          "it: it was frozen before the Learner was built, or added after its "
@@ -74,16 +95,53 @@ def _exempt(learner, batchnorm: str) -> set:
         return set()
     return set(norm_bias_params(_model_of(learner), with_bias=False))
 
-def _check(learner, names: set, exempt: set) -> None:
+def _check(learner, names: set, exempt: set, batchnorm: str) -> None:
     "Refuse what cannot hold, before anything is touched."
     model = _model_of(learner)
+    _refuse_strange(model, names, batchnorm)
     _refuse_tied(model, names)
     _refuse_unreachable(learner, names)
     frozen_names = {n for n, p in _named(model).items() if n in names and p not in exempt}
-    if frozen_names and len(frozen_names) == len(_named(model)):
+    if frozen_names >= {n for n, p in _named(model).items() if _can_learn(p)}:
         raise ValueError("this would freeze everything: leave at least one parameter to train")
     if names and not frozen_names:
         raise ValueError('this would freeze nothing: with batchnorm="train" norm layers learn on')
+
+# %% ../nbs/02c_changing.ipynb #restore
+def _remember(learner) -> dict:
+    "Everything that `freeze` changes."
+    model = _model_of(learner)
+    before = dict(trains={name: p.requires_grad for name, p in _named(model).items()},
+                  gradients={name: p.grad for name, p in _named(model).items()},
+                  holds={name: hold for name, m in model.named_modules() if (hold := _hold_of(m))},
+                  record=_record_of(model))
+    if isinstance(learner, Learner):
+        before |= dict(splitter=learner.splitter,
+                       index=learner.opt.frozen_idx if learner.opt else 0)
+    return before
+
+def _restore(learner, before: dict) -> None:
+    "Set everything that `freeze` changes back to what it was."
+    model = _model_of(learner)
+    _release(model)
+    for name, parameter in _named(model).items():
+        trains = before["trains"].get(name, True)
+        if trains and not parameter.requires_grad:
+            parameter.grad = before["gradients"].get(name)
+        if parameter.requires_grad and not trains:
+            parameter.grad = None
+        parameter.requires_grad_(trains)
+    for name, module in model.named_modules():
+        if name in before["holds"]:
+            module.register_forward_pre_hook(before["holds"][name], prepend=True)
+            module.training = False
+    _watch(model)
+    if before["record"]:
+        model.register_state_dict_post_hook(before["record"])
+    if isinstance(learner, Learner):
+        learner.splitter = before["splitter"]
+        if learner.opt is not None:
+            learner.opt.frozen_idx = before["index"]
 
 # %% ../nbs/02c_changing.ipynb #change
 def _trainable_or_frozen(model: nn.Module) -> list:
@@ -102,50 +160,26 @@ def _tell_fastai(learner: Learner, names: set) -> None:
     frozen_parameters = {named[name] for name in names}
     whole = [set(group) <= frozen_parameters for group in learner.opt.param_lists]
     learner.opt.frozen_idx = [*whole, False].index(False)
+    for slow, fast in zip(getattr(learner.opt, "slow_weights", []), learner.opt.param_lists):
+        for old, now in zip(slow, fast):  # Lookahead steps back to its copy of the weights
+            if now in frozen_parameters: old.data.copy_(now.data)
 
 def _change(learner, names: set, batchnorm: str) -> Status:
     "Check, then freeze exactly `names`; nothing is touched when a check fails."
     exempt = _exempt(learner, batchnorm)
-    _check(learner, names, exempt)
-    if isinstance(learner, Learner) and learner.opt is None:
-        learner.create_opt()
-    _apply(_model_of(learner), names, batchnorm, exempt)
-    if isinstance(learner, Learner):
-        _tell_fastai(learner, names)
-    return status(learner)
-
-# %% ../nbs/02c_changing.ipynb #restore
-def _remember(learner) -> dict:
-    "Everything that `freeze` changes."
-    model = _model_of(learner)
-    before = dict(trains={name: p.requires_grad for name, p in _named(model).items()},
-                  holds={name: hold for name, m in model.named_modules() if (hold := _hold_of(m))},
-                  record=_record_of(model))
-    if isinstance(learner, Learner):
-        before |= dict(splitter=learner.splitter,
-                       index=learner.opt.frozen_idx if learner.opt else 0)
-    return before
-
-def _restore(learner, before: dict) -> None:
-    "Set everything that `freeze` changes back to what it was."
-    model = _model_of(learner)
-    _release(model)
-    for name, parameter in _named(model).items():
-        trains = before["trains"].get(name, True)
-        if parameter.requires_grad and not trains:
-            parameter.grad = None
-        parameter.requires_grad_(trains)
-    for name, module in model.named_modules():
-        if name in before["holds"]:
-            module.register_forward_pre_hook(before["holds"][name], prepend=True)
-            module.training = False
-    _watch(model)
-    if before["record"]:
-        model.register_state_dict_post_hook(before["record"])
-    if isinstance(learner, Learner):
-        learner.splitter = before["splitter"]
-        if learner.opt is not None:
-            learner.opt.frozen_idx = before["index"]
+    _check(learner, names, exempt, batchnorm)
+    before, opt = _remember(learner), getattr(learner, "opt", None)
+    try:
+        if isinstance(learner, Learner) and opt is None:
+            learner.create_opt()
+        _apply(_model_of(learner), names, batchnorm, exempt)
+        if isinstance(learner, Learner):
+            _tell_fastai(learner, names)
+        return status(learner)
+    except BaseException:  # Ctrl-C too
+        _restore(learner, before)
+        if isinstance(learner, Learner): learner.opt = opt
+        raise
 
 # %% ../nbs/02c_changing.ipynb #load
 _fastai_load = Learner.load

@@ -248,7 +248,7 @@ def _held(learner: Learner, phase: Phase) -> set:
 def _trainable(learner: Learner, phase: Phase) -> tuple:
     "How many parameters of each group train in this phase; what cannot be frozen so is refused."
     names, exempt = _held(learner, phase), _exempt(learner, phase.batchnorm)
-    _check(learner, names, exempt)
+    _check(learner, names, exempt, phase.batchnorm)
     still = {p for name, p in _named(_model_of(learner)).items() if name in names} - exempt
     return tuple(sum(p.numel() for p in group if p not in still) for group in _groups_of(learner))
 

@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from fastai.torch_core import norm_types
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -65,10 +66,9 @@ def _updates_itself(module: nn.Module) -> bool:
     return tracks or old_spectral or isinstance(module, _SpectralNorm)
 
 def _may_update_itself(module: nn.Module) -> bool:
-    "Does this layer save buffers of fractions, as layers that update themselves do?"
-    saved = module._buffers.keys() - module._non_persistent_buffers_set
-    buffers = [module._buffers[name] for name in saved]
-    return any(buffer is not None and buffer.is_floating_point() for buffer in buffers)
+    "Does this layer save buffers, as layers that update themselves do?"
+    return any(name not in module._non_persistent_buffers_set
+               for name, _ in module.named_buffers(recurse=False))
 
 # %% ../nbs/02b_states.ipynb #self-updating
 def _self_updating(model: nn.Module, also_unknown: bool = False) -> dict:
@@ -208,6 +208,10 @@ def _status_groups(learner) -> list:
     return found
 
 # %% ../nbs/02b_states.ipynb #status-rows
+def _size(parameter: nn.Parameter) -> int:
+    "How many numbers; none yet in a lazy layer that has met no batch."
+    return 0 if is_lazy(parameter) else parameter.numel()
+
 def _rate(learner: Learner, index: int) -> str:
     "The learning rate that is set now for a parameter group."
     return f"{learner.opt.hypers[index]['lr']:.3g}" if learner.opt else str(learner.lr)
@@ -222,8 +226,8 @@ def _status_rows(learner, layers: dict) -> list:
         norm_layers = f"{sum(layer in moving for layer in inside)} of {len(inside)} move"
         learns, held = any(p.requires_grad for p in group), index < count or not is_learner
         row = dict(group=index if held else "none", name=name,
-                   parameters=sum(p.numel() for p in group),
-                   trainable=sum(p.numel() for p in group if p.requires_grad),
+                   parameters=sum(map(_size, group)),
+                   trainable=sum(_size(p) for p in group if p.requires_grad),
                    norm_layers=norm_layers if inside else "none")
         if is_learner:
             row["in_optimizer"] = "no" if not held else "yes" if learner.opt else "when made"

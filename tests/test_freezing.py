@@ -12,12 +12,13 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.basics import noop
-from fastai.optimizer import SGD, Adam, OptimWrapper
+from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from fastai.torch_core import params, set_seed, trainable_params
 from torch import nn
 
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
+from ft_tutorial.movement import moved
 
 torch.set_num_threads(1)
 
@@ -283,3 +284,53 @@ def test_fine_tune_trains_every_layer_that_is_no_norm_layer(tmp_path, norm):
     learner = make_learner(tmp_path, model_with(NORMS[norm]))
     names = changed(learner.model, lambda: fine_tune(learner, 1))
     assert "0.0.weight" in names and "1.weight" in names
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_lookahead_does_not_bring_back_old_weights(tmp_path, strict):
+    "Lookahead steps every parameter back to a copy that it keeps; fastai's freeze does not tell it."
+    learner = make_learner(tmp_path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger)
+    learner.fit(1, 0.01)
+    freeze(learner) if strict else learner.freeze()
+    names = changed(learner.model, lambda: learner.fit(2, 0.01))
+    assert ("0.0.weight" in names) is not strict and "1.weight" in names
+
+
+class Counts(nn.Module):
+    "A layer with all its parameters inside another one, which counts its calls."
+    def __init__(self, always):
+        super().__init__()
+        self.inner, self.always = nn.Linear(4, 8), always
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training or self.always:
+            self.calls += 1
+        return self.inner(x)
+
+
+def test_a_counter_of_a_frozen_layer_is_held_or_its_movement_is_seen():
+    model = nn.Sequential(Counts(always=False), nn.Linear(8, 2))
+    model(torch.randn(3, 4))
+    assert model[0].calls == 1  # the control
+    freeze(model, "0")
+    model.train()(torch.randn(3, 4))
+    assert model[0].calls == 1
+    model = nn.Sequential(Counts(always=True), nn.Linear(8, 2))  # no hook can hold this one
+    freeze(model, "0")
+    with moved(model) as movement:
+        model(torch.randn(3, 4))
+    with pytest.raises(AssertionError, match="0.calls was to stay equal"):
+        movement.check()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_compiled_body_that_cannot_be_held_is_refused_and_left_alone(tmp_path):
+    body = torch.jit.script(model_with()[0])
+    learner = make_learner(tmp_path, nn.Sequential(body, nn.Linear(8, 3)))
+    with pytest.raises(ValueError, match="TorchScript"):
+        freeze(learner)
+    assert learner.opt is None and all(p.requires_grad for p in learner.model.parameters())
+    freeze(learner, batchnorm="train")
+    names = changed(learner.model, lambda: learner.fit(1, 0.1))
+    assert "1.weight" in names and "0.0.weight" not in names
