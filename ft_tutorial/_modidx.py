@@ -215,6 +215,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ft_tutorial.doctor._LeftOut': ('doctor.html#_leftout', 'ft_tutorial/doctor.py'),
                                     'ft_tutorial.doctor._Wrong': ('doctor.html#_wrong', 'ft_tutorial/doctor.py'),
                                     'ft_tutorial.doctor._Wrong.__init__': ('doctor.html#_wrong.__init__', 'ft_tutorial/doctor.py'),
+                                    'ft_tutorial.doctor._absent': ('doctor.html#_absent', 'ft_tutorial/doctor.py'),
                                     'ft_tutorial.doctor._cache': ('doctor.html#_cache', 'ft_tutorial/doctor.py'),
                                     'ft_tutorial.doctor._fine_tuning': ('doctor.html#_fine_tuning', 'ft_tutorial/doctor.py'),
                                     'ft_tutorial.doctor._helpers': ('doctor.html#_helpers', 'ft_tutorial/doctor.py'),
