@@ -47,7 +47,7 @@ def known_names(what: str,  # what is named, for the message
 # %% ../nbs/00e_assets.ipynb #whole-number
 def whole_number(name: str,  # of the argument, for the message
                  value: int,  # what was given for it
-                 least: int = 1,
+                 least: int = 1,  # the smallest number that is accepted
                  most: int | None = None,  # `None`: no limit
                  why: str = "",  # added to the message
                 ) -> None:
@@ -86,7 +86,8 @@ def cache_folder() -> Path:  # a folder of the current user; made when something
     return (Path(given) if os.path.isabs(given) else usual) / "ft_tutorial"
 
 # %% ../nbs/00e_assets.ipynb #publish
-def checksum(path: str | Path) -> str:  # the first 16 digits
+def checksum(path: str | Path,  # of a file
+            ) -> str:  # the first 16 hexadecimal digits
     "SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 

@@ -209,7 +209,8 @@ class CacheGuard(Callback):
 
     def before_validate(self): self.still()
 
-    def still(self):
+    def still(self) -> None:
+        "Raise `ValueError` where the body moved since the features were kept."
         now = _fingerprint(self.cut)
         for name in {**self.before, **now}:
             if now.get(name) != self.before.get(name):

@@ -151,7 +151,11 @@ def _restore(learner, before: dict) -> None:
 _fastai_load = Learner.load
 
 @patch
-def load(self: Learner, file, device=None, **kwargs):
+def load(self: Learner,
+         file,  # name or path that `Learner.save` was given
+         device=None,  # to load to; `None`: the DataLoaders' device
+         **kwargs,  # as fastai's
+        ):  # the learner
     "As fastai's `Learner.load`; then freeze again what was frozen when the file was saved."
     notes, model = [], _model_of(self)
     hook = model.register_load_state_dict_pre_hook(
@@ -173,7 +177,9 @@ def load(self: Learner, file, device=None, **kwargs):
 _fastai_freeze_to = Learner.freeze_to
 
 @patch
-def freeze_to(self: Learner, n: int):
+def freeze_to(self: Learner,
+              n: int,  # parameter groups before this one are frozen, in fastai's way
+             ) -> None:
     "As fastai's `Learner.freeze_to`; what `freeze` had set is taken away first."
     _release(_model_of(self))
     if self.splitter is _trainable_or_frozen:

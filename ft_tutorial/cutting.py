@@ -200,8 +200,10 @@ class Cut:
         later = [[*self.model.get_submodule(name)][first:] for name, first in self.after]
         return [self.model.get_submodule(self.entry), *(part for rest in later for part in rest)]
 
-    def head(self, *features):
-        "The network's output, from features."
+    def head(self,
+             *features,  # what the head is given, as the body made it
+            ):  # the network's output
+        "What the network answers, from kept features."
         first, *rest = self.parts()
         output = first(*features)
         for part in rest: output = part(output)

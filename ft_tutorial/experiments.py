@@ -250,11 +250,14 @@ def strip(ax: plt.Axes,  # gets one row for each condition
     ax.tick_params(axis="y", length=0)
 
 # %% ../nbs/09_experiments.ipynb #curve
-def curve(ax: plt.Axes,
+def curve(ax: plt.Axes,  # to draw in
           x: list,  # places of the points
           live: pd.DataFrame,  # runs of the notebook: a row for each, a column for each point
           stored: pd.DataFrame,  # runs of the long experiment, in the same way
-          color: str, style: str = "-", label: str = "", **kwargs,  # of the line
+          color: str,  # of line, band and dots
+          style: str = "-",  # of the line, as matplotlib's
+          label: str = "",  # of the line, in the legend
+          **kwargs,  # of the line, as `Axes.plot`
          ) -> None:
     "The mean of stored runs as a line, a standard deviation as a band, live runs as edged dots."
     mean, sd = stored.mean().to_numpy(), stored.std().to_numpy()

@@ -55,7 +55,7 @@ def _term(row: dict[str, Any]) -> Term:
     return Term(**{**row, **lists})
 
 
-GLOSSARY = MappingProxyType({  # id: a `Term`, in English and Japanese
+GLOSSARY = MappingProxyType({  # id: one term, in English and Japanese
     row["id"]: _term(row) for row in _rows("glossary.csv")})
 
 # %% ../nbs/00d_glossary.ipynb #key

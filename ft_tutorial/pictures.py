@@ -38,10 +38,10 @@ EMOJI_KINDS = (  # the eight classes of emoji
 @dataclass(frozen=True)
 class EmojiItem:
     "One drawing: whose, its place in the sheets, its kind, its Unicode name."
-    vendor: str
-    tile: int
-    label: str
-    name: str
+    vendor: str  # one of `EMOJI_VENDORS`
+    tile: int  # place in the vendor's sheet
+    label: str  # one of `EMOJI_KINDS`
+    name: str  # in Unicode
 
     def pixels(self) -> np.ndarray:  # (64, 64, 3) uint8, on white
         "The picture."
@@ -62,10 +62,10 @@ def _emoji_rows(kinds, per_class, valid_per_class, seed):
 # %% ../nbs/00f_pictures.ipynb #choose-emoji-public
 def choose_emoji(vendor: str,  # whose drawings to train on
                  valid_vendor: str | None = None,  # whose to validate on; `None`: `vendor`'s
-                 kinds: tuple = EMOJI_KINDS,
+                 kinds: tuple = EMOJI_KINDS,  # the classes
                  per_class: int = 10,  # emoji of each kind to train on
                  valid_per_class: int | None = None,  # unseen emoji of each kind; `None`: all
-                 seed: int = 0,
+                 seed: int = 0,  # decides which emoji
                 ) -> tuple:  # two lists of `EmojiItem`: to train on, to validate on
     "Choose emoji by `seed` alone: the same for both vendors, more of them with `per_class`."
     vendors = vendor, valid_vendor or vendor
@@ -77,7 +77,7 @@ def choose_emoji(vendor: str,  # whose drawings to train on
 # %% ../nbs/00f_pictures.ipynb #kana-names
 KANA_SCRIPTS = ("katakana", "hiragana")  # the two Japanese syllabaries
 KANA_FAMILIES = tuple(row["family"] for row in _table("families.csv"))  # 24 font families
-KANA_HELD_OUT = (  # five of them, for testing only
+KANA_HELD_OUT = (  # the five families kept for testing
     "aoyagi-kouzan", "aoyagi-soseki", "rampart-one", "train-one", "yozfont-cute")
 KANA_SOUNDS = tuple(  # the 46 classes of kana, by sound
     row["name"] for row in _table("kana.csv") if row["script"] == "katakana")
@@ -86,16 +86,18 @@ KANA_SOUNDS = tuple(  # the 46 classes of kana, by sound
 @dataclass(frozen=True)
 class KanaItem:
     "One drawing of a character, and how it is changed; `copy` and `seed` decide the distortion."
-    script: str
-    label: str  # its sound
-    family: str
-    copy: int = 0
-    distort: float = 0.0
-    invert: bool = False
-    faint: bool = False
+    script: str  # one of `KANA_SCRIPTS`
+    label: str  # its sound, one of `KANA_SOUNDS`
+    family: str  # font family, one of `KANA_FAMILIES`
+    copy: int = 0  # which drawing of this character
+    distort: float = 0.0  # strength of turn, shift and scaling
+    invert: bool = False  # light ink on dark paper
+    faint: bool = False  # a quarter of the ink
     size: int = 32  # pixels a side
-    seed: int = 0
-    def pixels(self): return _draw_kana(self)  # (size, size) uint8, ink 255 on 0
+    seed: int = 0  # another number, another distortion
+    def pixels(self) -> np.ndarray:  # (size, size) uint8, ink 255 on 0
+        "The picture."
+        return _draw_kana(self)
 
 # %% ../nbs/00f_pictures.ipynb #kana-affine
 def _affine(item):
@@ -142,7 +144,8 @@ def choose_kana(script: str,  # one of `KANA_SCRIPTS`
                 held_out: list | None = None,  # to validate on; `None`: `KANA_HELD_OUT`
                 per_class: int | None = None,  # pictures per character; `None`: four per family
                 distort: float = 1.0,  # strength of turns, shifts, scalings in training; 0: none
-                seed: int = 0, **look,  # `invert`, `faint`, `size` of `KanaItem`
+                seed: int = 0,  # decides families and distortions
+                **look,  # `invert`, `faint`, `size` of `KanaItem`
                ) -> tuple:  # two lists of `KanaItem`: to train on, to validate on
     "Choose families by `seed` alone; drawings of held-out ones stay undistorted."
     known_names("script", (script,), KANA_SCRIPTS)

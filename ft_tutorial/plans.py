@@ -188,7 +188,9 @@ def to_json(self: Plan) -> str:
     return json.dumps(asdict(self), indent=1)
 
 @patch(cls_method=True)
-def from_json(cls: Plan, text: str) -> Plan:
+def from_json(cls: Plan,
+              text: str,  # as `to_json` wrote it
+             ) -> Plan:  # equal to the one that was written
     "The plan that `to_json` wrote; `ValueError` for any other text."
     try:
         given = {name: _tuples(value) for name, value in json.loads(text).items()}
@@ -199,13 +201,17 @@ def from_json(cls: Plan, text: str) -> Plan:
         raise ValueError(f"this is not a plan as Plan.to_json() writes it: {start!r} ({error})") from None
 
 @patch
-def save(self: Plan, path: str | Path) -> None:
+def save(self: Plan,
+         path: str | Path,  # of a file, which is overwritten
+        ) -> None:
     "Write `to_json` to a file."
     Path(path).write_text(self.to_json(), encoding="utf-8")
 
 @patch(cls_method=True)
-def load(cls: Plan, path: str | Path) -> Plan:
-    "Read a file that `save` wrote."
+def load(cls: Plan,
+         path: str | Path,  # of a file that `save` wrote
+        ) -> Plan:  # equal to the one that was saved
+    "Read a plan from a file; `ValueError` where it holds anything else."
     return Plan.from_json(Path(path).read_text(encoding="utf-8"))
 
 # %% ../nbs/04a_plans.ipynb #strategies

@@ -24,12 +24,12 @@ def _rows(name: str) -> list[dict[str, Any]]:  # one dictionary per row
     return list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
 
 # %% ../nbs/00b_rules.ipynb #facts-data
-QUESTIONS = MappingProxyType({row["fact"]: row for row in _rows("facts.csv")})  # asked of a run
+QUESTIONS = MappingProxyType({row["fact"]: row for row in _rows("facts.csv")})  # fact: one of the thirteen questions asked of a run
 _meanings: dict = {}  # fact -> value -> (English, Japanese)
 for _row in _rows("values.csv"):
     _value = {"True": True, "False": False}.get(_row["value"], _row["value"])
     _meanings.setdefault(_row["fact"], {})[_value] = _row["meaning"], _row["meaning_ja"]
-VALUES = MappingProxyType({  # fact: the answers that a `Run` takes
+VALUES = MappingProxyType({  # fact: the answers that `Run` accepts
     fact: tuple(values) for fact, values in _meanings.items()})
 
 # %% ../nbs/00b_rules.ipynb #run-class
@@ -80,7 +80,7 @@ def _impossible(run: Run) -> str | None:  # the reason why no such run can exist
         return f"moved={run.moved!r}, but update='none' changes nothing; set moved='none'"
 
 # %% ../nbs/00b_rules.ipynb #is-condition
-Condition = Callable[[Run], tuple]  # run -> (holds, facts that decided)
+Condition = Callable[[Run], tuple]  # one part of a rule: run -> (does it hold, facts that decided)
 
 
 def _is(fact: str, *values) -> Condition:
@@ -189,7 +189,7 @@ class Source:
     transfer_ja: str  # the same in Japanese
 
 # %% ../nbs/00b_rules.ipynb #sources-data
-PROPERTIES = MappingProxyType({  # code: what a source may require, allow or deny
+PROPERTIES = MappingProxyType({  # code: one of the nine properties that a source may ask for
     row["code"]: row for row in _rows("properties.csv")})
 
 
@@ -200,7 +200,7 @@ def _source(row: dict[str, Any]) -> Source:
     return Source(**{field.name: row[field.name] for field in fields(Source)})
 
 
-SOURCES = MappingProxyType({  # id: who used a word, when, and what it asks for
+SOURCES = MappingProxyType({  # id: one quoted source: who, when, and what it asks for
     row["id"]: _source(row) for row in _rows("sources.csv")})
 
 # %% ../nbs/00b_rules.ipynb #school-class
@@ -227,7 +227,7 @@ class School:
         return tuple({source.id: source for source in both}.values())
 
 
-SCHOOLS = MappingProxyType({row["id"]: School(**{**row, **{  # id: one use of both words
+SCHOOLS = MappingProxyType({row["id"]: School(**{**row, **{  # id: one way to use both words
     key: tuple(SOURCES[id] for id in row[key].split())
     for key in ("fine_tuning_sources", "transfer_sources")}}) for row in _rows("schools.csv")})
 
@@ -253,7 +253,7 @@ def _case(row: dict[str, str]) -> Case:
                 row["point"], row["point_ja"], tuple(SOURCES[id] for id in row["sources"].split()))
 
 
-CASES = MappingProxyType({  # id: a worked example, with its `Run` and what it teaches
+CASES = MappingProxyType({  # id: one worked example, its `Run` and what it teaches
     row["id"]: _case(row) for row in _rows("cases.csv")})
 
 # %% ../nbs/00b_rules.ipynb #every-run

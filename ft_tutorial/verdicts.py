@@ -205,7 +205,9 @@ class Table:
 
     def __repr__(self): return _text(self)
     def _repr_html_(self): return _html(self)
-    def to_markdown(self): return _markdown(self)
+    def to_markdown(self) -> str:
+        "The table as Markdown."
+        return _markdown(self)
 
 # %% ../nbs/00c_verdicts.ipynb #verdict-words
 _named_by = MappingProxyType({  # whose name for a run it is, in the LLM era
@@ -266,7 +268,9 @@ class Verdicts(Table, Mapping):
     def __getitem__(self, school): return self._verdicts[school]
     def __iter__(self): return iter(self._verdicts)
     def __len__(self): return len(self._verdicts)
-    def to_frame(self): return _to_frame(self)
+    def to_frame(self):  # a `pandas.DataFrame`, one row for each school
+        "The verdicts as a data frame; `ImportError` without pandas."
+        return _to_frame(self)
 
 # %% ../nbs/00c_verdicts.ipynb #to-frame
 def _to_frame(verdicts: Verdicts):  # a `pandas.DataFrame`, one row for each school
