@@ -238,7 +238,7 @@ def _lab(options: argparse.Namespace) -> int:
 def _as_options(text: str, ja: bool) -> str:
     "An error message with facts spelled as options."
     for fact, option in _OPTIONS.items():
-        spelled = {value: _SPELLED.get(value, value) for value in VALUES[fact]}
+        spelled: dict = {value: _SPELLED.get(value, value) for value in VALUES[fact]}
         meant = f" ({_meanings_of(fact, ja)})" if _meanings_of(fact, ja) else ""
         text = text.replace(f" {fact}, one of {VALUES[fact]}", f" {option} {'|'.join(spelled.values())}{meant}")
         for value, word in spelled.items():
