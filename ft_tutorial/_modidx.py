@@ -361,6 +361,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ft_tutorial.lab._has_display': ('lab.html#_has_display', 'ft_tutorial/lab.py'),
                                  'ft_tutorial.lab._has_jupyterlab': ('lab.html#_has_jupyterlab', 'ft_tutorial/lab.py'),
                                  'ft_tutorial.lab._recorded': ('lab.html#_recorded', 'ft_tutorial/lab.py'),
+                                 'ft_tutorial.lab._told_to_end': ('lab.html#_told_to_end', 'ft_tutorial/lab.py'),
                                  'ft_tutorial.lab._write': ('lab.html#_write', 'ft_tutorial/lab.py'),
                                  'ft_tutorial.lab.copy_notebooks': ('lab.html#copy_notebooks', 'ft_tutorial/lab.py'),
                                  'ft_tutorial.lab.lab_command': ('lab.html#lab_command', 'ft_tutorial/lab.py'),

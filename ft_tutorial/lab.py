@@ -120,6 +120,9 @@ def lab_command(folder: Path,  # with the notebooks in it
 def _has_jupyterlab() -> bool:
     return util.find_spec("jupyterlab") is not None
 
+def _told_to_end(*_):
+    raise SystemExit(128 + signal.SIGTERM)
+
 def open_lab(folder: str | Path,  # with the notebooks in it
              **how,  # `port`, `browser` and `page`, as in `lab_command`
             ) -> int:  # the exit code of JupyterLab
@@ -131,12 +134,17 @@ def open_lab(folder: str | Path,  # with the notebooks in it
     quiet = {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, settings)),  # no question about news
              "PYTHONWARNINGS": "ignore::FutureWarning:torch.jit._script"}  # fastai's import, harmless
     process = subprocess.Popen(lab_command(Path(folder).expanduser(), **how), env=os.environ | quiet)
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        while True:
+    signal.signal(signal.SIGTERM, _told_to_end)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # JupyterLab gets it too, and asks whether to stop
+            continue
+        except SystemExit:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+            process.terminate()
             try:
-                return process.wait()
-            except KeyboardInterrupt:  # JupyterLab gets it too, and asks whether to stop
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, before)
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # it hangs when it is told while a kernel starts
+                process.kill()
+            raise

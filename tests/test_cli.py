@@ -135,5 +135,5 @@ def test_lab_copies_the_notebooks_and_opens_jupyterlab_at_the_index(tmp_path, la
         urllib.request.urlopen(f"http://127.0.0.1:{port}/")
     folder = tmp_path / "mine"
     assert str(folder) in out and ("Ctrl-C twice ends it" in out) == (first == "index.ipynb")
-    assert "Traceback" not in err
+    assert "Traceback" not in err and process.returncode == 128 + signal.SIGTERM
     assert {"index.ipynb", "00_terms.ipynb", "NOTICE"} <= {path.name for path in folder.iterdir()}
