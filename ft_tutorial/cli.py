@@ -9,13 +9,16 @@ __all__ = ['main']
 import argparse
 import locale
 import os
+import re
 import sys
 import warnings
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 
-from .terms import QUESTIONS, VALUES, look_up
+from .glossary import GLOSSARY, _key, _nearest, look_up
+from .rules import QUESTIONS, VALUES, _meanings
+from .verdicts import _width
 
 # %% ../nbs/06_command_line.ipynb #language
 def _language() -> str:
@@ -38,8 +41,9 @@ _HELP = {
     "help": ("show this help and end", "この説明を表示して終わる"),
     "version": ("show the version and end", "版を表示して終わる"),
     "lab": ("copy the notebooks and open them in JupyterLab", "ノートブックを複製し、JupyterLab で開く"),
-    "folder": ("where to; files that you changed there are kept", "複製先。変更したファイルには上書きしない"),
-    "fresh": ("put a new copy beside each file that you changed", "変更したファイルの隣に新しい複製を置く"),
+    "folder": ("where to; files that you changed or ran there are kept",
+               "複製先。変更または実行したファイルには上書きしない"),
+    "fresh": ("put a new copy beside each file that is kept", "残したファイルの隣に新しい複製を置く"),
     "no_browser": ("only print the address", "ブラウザーを開かず、アドレスだけを表示する"),
     "port": ("of JupyterLab; the next free one when it is in use", "JupyterLab のポート。使用中なら次の空き"),
     "doctor": ("check the install, down to a short run", "短い学習までを含めて、インストールを確かめる"),
@@ -48,22 +52,65 @@ _HELP = {
     "trained": ("weights after the run", "学習後の重み"),
     "called": ("what to call the source in the sentence", "文の中での、学習前のモデルの呼び名"),
     "term": ("explain a word", "言葉を説明する"),
-    "word": ("in English or Japanese", "英語または日本語"),
+    "word": ("in English or Japanese; without it: the words there are", "英語または日本語。省略すると言葉の一覧"),
     "lang": ("language of the answer", "答えの言語"),
 }
 
+# %% ../nbs/06_command_line.ipynb #error-texts
+_ERRORS = {
+    "empty": ("the name of the folder is empty: ft_tutorial lab FOLDER",
+              "フォルダの名前が空です。ft_tutorial lab フォルダ、と指定してください"),
+    "file": ("{} is a file: name a folder for the notebooks",
+             "{} はファイルです。ノートブックを置くフォルダを指定してください"),
+    "jupyterlab": ('JupyterLab is not installed. Install: pip install "ft_tutorial[notebooks]"',
+                   'JupyterLab がありません。pip install "ft_tutorial[notebooks]" でインストールしてください'),
+    "write": ("cannot write to {}: {}. Name a folder that you may write to: ft_tutorial lab FOLDER",
+              "{} に書き込めません（{}）。書き込めるフォルダを指定してください: ft_tutorial lab フォルダ"),
+    "port": ("{!r} is no port: give a number from 1 to 65535",
+             "{!r} はポート番号ではありません。1 から 65535 までの数を指定してください"),
+    "word": ("no term {!r} in the glossary; {}", "用語集に {!r} はありません。{}"),
+    "nearest": ("nearest: {}", "近い言葉: {}"),
+    "all": ("ft_tutorial term, without a word, lists all {}", "言葉を付けずに ft_tutorial term とすると、{} 語の一覧が出ます"),
+}
+_LEADS = {1: "環境に問題があります（説明は英語）: ", 2: "指定に誤りがあります（説明は英語）: "}
+
 # %% ../nbs/06_command_line.ipynb #fact-options
 _MEASURED = ("inherited", "moved", "update", "added")
+_OPTIONS = {fact: "--" + fact.replace("_", "-") for fact in VALUES if fact not in _MEASURED}
+_SPELLED = {True: "yes", False: "no"}
 
-def _value(text: str):
-    return {"yes": True, "no": False}.get(text, text)
+def _meanings_of(fact: str, ja: bool) -> str:
+    "What each word means that an option takes; empty for yes and no."
+    return "; ".join(f"{word}: {text[ja]}" for word, text in _meanings[fact].items() if word not in _SPELLED)
 
 def _add_facts(parser: argparse.ArgumentParser, ja: bool) -> None:
     "An option for each fact that weights cannot tell."
-    for fact in (fact for fact in VALUES if fact not in _MEASURED):
-        choices = ["yes", "no"] if VALUES[fact] == (True, False) else VALUES[fact]
-        parser.add_argument("--" + fact.replace("_", "-"), choices=choices,
-                            help=QUESTIONS[fact]["question_ja" if ja else "question"])
+    for fact, option in _OPTIONS.items():
+        asked = [QUESTIONS[fact]["question_ja" if ja else "question"], _meanings_of(fact, ja)]
+        parser.add_argument(option, choices=[_SPELLED.get(value, value) for value in VALUES[fact]],
+                            help=" ".join(filter(None, asked)))
+
+# %% ../nbs/06_command_line.ipynb #japanese-parser
+_ARGPARSE = {  # what it says, and the same in Japanese
+    r"the following arguments are required: (.*)": r"次の引数が必要です: \1",
+    r"unrecognized arguments: (.*)": r"知らない引数です: \1",
+    r"ambiguous option: (.*) could match (.*)": r"\1 は一つに決まりません: \2",
+    r"^argument (.*?): ": r"引数 \1: ",
+    r"invalid choice: (.*) \(choose from (.*)\)": r"\1 は選べません。次から選んでください: \2",
+    r"expected one argument": "値を一つ付けてください",
+    r"ignored explicit argument (.*)": r"値は付けられません: \1",
+}
+
+class _JapaneseHelp(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage, actions, groups, prefix=None):
+        super().add_usage(usage, actions, groups, "使い方: " if prefix is None else prefix)
+
+class _JapaneseParser(argparse.ArgumentParser):
+    def error(self, message):
+        for english, japanese in _ARGPARSE.items():
+            message = re.sub(english, japanese, message)
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: エラー: {message}\n")
 
 # %% ../nbs/06_command_line.ipynb #parser
 _EXAMPLES = {
@@ -71,12 +118,12 @@ _EXAMPLES = {
     "doctor": "ft_tutorial doctor\nft_tutorial doctor --lang ja",
     "name": "ft_tutorial name source.pth trained.pth --task-same no \\\n    --domain-same no --data new --objective-same yes "
             "--labelled yes \\\n    --small-step no --after-frozen no --same-run no",
-    "term": "ft_tutorial term fine-tuning\nft_tutorial term 転移学習",
+    "term": "ft_tutorial term fine-tuning\nft_tutorial term 転移学習 --lang ja\nft_tutorial term",
 }
 
 def _help_parser(add, name: str, say: dict, examples: str, **how) -> argparse.ArgumentParser:
     "A parser whose help is in one language throughout, with examples below."
-    parser = add(name, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False, **how)
+    parser = add(name, add_help=False, **how)
     parser._positionals.title, parser._optionals.title = say["arguments"], say["options"]
     parser.add_argument("-h", "--help", action="help", help=say["help"])
     indented = "\n".join("  " + line for line in examples.splitlines())
@@ -84,28 +131,33 @@ def _help_parser(add, name: str, say: dict, examples: str, **how) -> argparse.Ar
     return parser
 
 # %% ../nbs/06_command_line.ipynb #commands-parser
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
-    return int(text)
+def _port(ja: bool):
+    def port(text: str) -> int:
+        if not text.isdecimal() or not 0 < int(text) < 65536:
+            raise argparse.ArgumentTypeError(_ERRORS["port"][ja].format(text))
+        return int(text)
+    return port
 
 def _parser(lang: str) -> argparse.ArgumentParser:
-    say = {key: text[lang == "ja"] for key, text in _HELP.items()}
+    ja = lang == "ja"
+    say = {key: text[ja] for key, text in _HELP.items()}
+    kind, how = ((_JapaneseParser, _JapaneseHelp) if ja else
+                 (argparse.ArgumentParser, argparse.RawDescriptionHelpFormatter))
     every = "\n".join(example.splitlines()[0].replace("\\", "...") for example in _EXAMPLES.values())
-    parser = _help_parser(argparse.ArgumentParser, "ft_tutorial", say, every, description=say["main"])
+    parser = _help_parser(kind, "ft_tutorial", say, every, description=say["main"], formatter_class=how)
     parser.add_argument("--version", action="version", version=metadata.version("ft_tutorial"), help=say["version"])
     add = parser.add_subparsers(dest="command", metavar="{" + ",".join(_EXAMPLES) + "}").add_parser
-    made = {name: _help_parser(add, name, say, examples, help=say[name], description=say[name])
+    made = {name: _help_parser(add, name, say, examples, help=say[name], description=say[name], formatter_class=how)
             for name, examples in _EXAMPLES.items()}
     made["lab"].add_argument("folder", nargs="?", default="ft_tutorial-notebooks", help=say["folder"])
     made["lab"].add_argument("--fresh", action="store_true", help=say["fresh"])
     made["lab"].add_argument("--no-browser", action="store_true", help=say["no_browser"])
-    made["lab"].add_argument("--port", type=_port, default=8888, help=say["port"])
+    made["lab"].add_argument("--port", type=_port(ja), default=8888, help=say["port"])
     made["name"].add_argument("source", help=say["source"])
     made["name"].add_argument("trained", help=say["trained"])
-    _add_facts(made["name"], lang == "ja")
+    _add_facts(made["name"], ja)
     made["name"].add_argument("--name", help=say["called"])
-    made["term"].add_argument("word", help=say["word"])
+    made["term"].add_argument("word", nargs="*", help=say["word"])
     for command in made.values():
         command.add_argument("--lang", choices=["en", "ja"], default=lang, help=say["lang"])
     return parser
@@ -114,50 +166,83 @@ def _parser(lang: str) -> argparse.ArgumentParser:
 def _name(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():  # other packages' notes to their developers are no answer
         warnings.simplefilter("ignore")
-        from ft_tutorial.movement import compare  # torch is loaded only when weights are read
-        from ft_tutorial.naming import describe_run
-    given = {fact: _value(value) for fact, value in vars(options).items()
+        from ft_tutorial import compare, describe_run  # torch is loaded only when weights are read
+    given = {fact: {"yes": True, "no": False}.get(value, value) for fact, value in vars(options).items()
              if fact in VALUES and value is not None}
     movement = compare(options.source, options.trained)
     print(describe_run(movement, name=options.name, lang=options.lang, **given))
-    return 0
-
-def _term(options: argparse.Namespace) -> int:
-    print(look_up(options.word))
     return 0
 
 def _doctor(options: argparse.Namespace) -> int:
     from ft_tutorial.doctor import doctor
     return doctor(options.lang)
 
-# %% ../nbs/06_command_line.ipynb #lab
-_DONE = {"copied": ("{} files copied to {}", "{} ファイルを {} に複製しました"),
-         "renewed": ("{} files renewed in {}", "{} ファイルを {} で新しくしました"),
-         "kept: you changed it": ("kept, because you changed them (--fresh puts new copies beside them): {2}",
-                                  "変更されているので残しました（--fresh で隣に新しい複製を置きます）: {2}"),
-         "fresh copy": ("fresh copies: {2}", "新しい複製: {2}")}
+# %% ../nbs/06_command_line.ipynb #term-command
+def _term_lines(term, ja: bool) -> list[str]:
+    "A term in one language, with its name in both."
+    names, also = (term.en, term.ja), term.synonyms_ja if ja else term.synonyms
+    meant, beware = (term.meaning_ja, term.beware_ja) if ja else (term.meaning, term.beware)
+    others = ("同義語: " if ja else "also: ") + ", ".join(also) if also else ""
+    return [f"{names[ja]}  {names[not ja]}", *(f"  {line}" for line in (meant, others, beware) if line)]
 
+def _all_terms(ja: bool) -> list[str]:
+    "The words that the glossary knows, each in both languages."
+    names = [(term.en, term.ja)[::-1 if ja else 1] for term in GLOSSARY.values()]
+    wide = max(_width(first) for first, _ in names)
+    return [f"{first}{' ' * (wide - _width(first))}  {second}" for first, second in names]
+
+def _term(options: argparse.Namespace) -> int:
+    ja, word = options.lang == "ja", " ".join(options.word)
+    try:
+        lines = _term_lines(look_up(word), ja) if options.word else _all_terms(ja)
+    except LookupError as error:
+        near = ", ".join(f"{term.en} ({term.ja})" for term in _nearest(_key(word)))
+        way_out = _ERRORS["nearest"][ja].format(near) if near else _ERRORS["all"][ja].format(len(GLOSSARY))
+        raise LookupError(_ERRORS["word"][ja].format(word, way_out)) from error
+    print("\n".join(lines))
+    return 0
+
+# %% ../nbs/06_command_line.ipynb #lab-told-texts
+_DONE = {"copied": ("{0} file{1} copied to {2}", "{0} ファイルを {2} に複製しました"),
+         "renewed": ("{0} file{1} renewed in {2}", "{0} ファイルを {2} で新しくしました"),
+         "kept: you changed or ran it": ("kept, because changed or run here{4}: {3}",
+                                         "変更または実行されているので残しました{4}: {3}"),
+         "fresh copy": ("new, beside what is kept: {3}", "残したファイルの隣に置いた新しい複製: {3}")}
+_FRESH = (" (--fresh puts new copies beside)", "（--fresh で隣に新しい複製を置きます）")
+
+# %% ../nbs/06_command_line.ipynb #lab
 def _lab(options: argparse.Namespace) -> int:
-    from ft_tutorial.lab import copy_notebooks, open_lab, shipped
-    folder, ja = Path(options.folder).expanduser(), options.lang == "ja"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder for the notebooks")
-    done = copy_notebooks(folder, fresh=options.fresh) if folder.resolve() != shipped().resolve() else []
+    from ft_tutorial.lab import _has_jupyterlab, copy_notebooks, open_lab, shipped
+    ja, folder, own = options.lang == "ja", Path(options.folder).expanduser().resolve(), shipped().resolve()
+    if not options.folder.strip():
+        raise ValueError(_ERRORS["empty"][ja])
+    if folder.is_file():
+        raise ValueError(_ERRORS["file"][ja].format(folder))
+    if not _has_jupyterlab():  # before anything is copied
+        raise ModuleNotFoundError(_ERRORS["jupyterlab"][ja], name="jupyterlab")
+    try:
+        done = copy_notebooks(folder, fresh=options.fresh) if folder != own else []
+    except OSError as error:
+        raise OSError(_ERRORS["write"][ja].format(folder, error.strerror or error)) from error
     for kind, texts in _DONE.items():
         files = [row["file"] for row in done if row["done"] == kind]
         if files:
-            print(texts[ja].format(len(files), folder, ", ".join(files)))
-    print(f"JupyterLab を {folder} で開きます。Ctrl-C で終わります。" if ja else
-          f"Opening JupyterLab on {folder}. Ctrl-C ends it.", flush=True)
-    return open_lab(folder, port=options.port, browser=not options.no_browser)
+            print(texts[ja].format(len(files), "s" * (len(files) > 1), folder, ", ".join(files),
+                                   "" if options.fresh else _FRESH[ja]))
+    print(f"JupyterLab を {folder} で開きます。Ctrl-C を 2 回押すと終わります。" if ja else
+          f"Opening JupyterLab on {folder}. Ctrl-C twice ends it.", flush=True)
+    return open_lab(folder, port=options.port, browser=not options.no_browser,
+                    page="ja/index.ipynb" if ja else "index.ipynb")
 
 # %% ../nbs/06_command_line.ipynb #as-options
-def _as_options(text: str) -> str:
+def _as_options(text: str, ja: bool) -> str:
     "An error message with facts spelled as options."
-    for fact, values in VALUES.items():
-        option = " --" + fact.replace("_", "-")
-        choices = "|".join({True: "yes", False: "no"}.get(value, str(value)) for value in values)
-        text = text.replace(f" {fact}, one of {values}", f"{option} {choices}").replace(f" {fact}=", f"{option}=")
+    for fact, option in _OPTIONS.items():
+        spelled: dict = {value: _SPELLED.get(value, value) for value in VALUES[fact]}
+        meant = f" ({_meanings_of(fact, ja)})" if _meanings_of(fact, ja) else ""
+        text = text.replace(f" {fact}, one of {VALUES[fact]}", f" {option} {'|'.join(spelled.values())}{meant}")
+        for value, word in spelled.items():
+            text = re.sub(rf"\b{fact}={value!r}", f"{option} {word}", text)
     return text
 
 # %% ../nbs/06_command_line.ipynb #main
@@ -173,13 +258,18 @@ def _run(options: argparse.Namespace) -> int:
         code, text = 1, str(error)
     except (ValueError, TypeError, LookupError) as error:  # of what was given
         code, text = 2, str(error.args[0]) if error.args else str(error)
-    print(f"ft_tutorial {options.command}: {_as_options(text)}", file=sys.stderr)
+    ja = options.lang == "ja"
+    lead = _LEADS[code] if ja and not re.search("[ぁ-ん]", text) else ""
+    print(f"ft_tutorial {options.command}: {lead}{_as_options(text, ja)}", file=sys.stderr)
     return code
 
 def main(arguments: list | None = None,  # as in `sys.argv[1:]`; `None`: those
         ) -> int:  # exit code: 0 done; 1 something is missing or wrong here; 2 something given was wrong
     "Run one command; an error of the user's is one message, without a traceback."
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell closed it, as `>&-` does
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        stream = getattr(sys, name)
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the output cannot show is no error
     parser = _parser(_language())

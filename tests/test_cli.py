@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,31 @@ def test_help_has_examples_in_both_languages():
         assert (code, err) == (0, "") and "終了コード" in out and "examples" not in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["term"], ["term", "finetunning2"], ["lab", "--port", "0"],
-                                       ["lab", __file__], ["name", "absent.pth", "absent.pth"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["term", "finetunning2"], ["lab", "--port", "0"],
+                                       ["lab", __file__], ["lab", ""], ["lab", "--fresh=1"], ["name", "absent.pth", "absent.pth"]])
 def test_what_is_given_wrong_ends_with_2(arguments, tmp_path):
     code, out, err = call(*arguments, cwd=tmp_path)
     assert code == 2 and (err or "usage" in out)
     assert not list(tmp_path.iterdir())
+    code, out, err = call(*arguments, cwd=tmp_path, **japanese)
+    assert code == 2 and not any(word in out + err for word in ("usage", "error", "expected", "choose", "is a file"))
+
+
+def test_a_folder_that_cannot_be_written_to():
+    code, out, err = call("lab", Path(__file__) / "mine")
+    assert (code, out) == (1, "") and "cannot write to" in err and "ft_tutorial lab FOLDER" in err and "Errno" not in err
+    code, out, err = call("lab", Path(__file__) / "mine", **japanese)
+    assert (code, out) == (1, "") and "書き込めるフォルダを指定してください" in err
+
+
+def test_a_word_in_one_language_and_all_words():
+    code, out, err = call("term", "transfer", "learning")
+    assert (code, err) == (0, "") and out.startswith("transfer learning  転移学習\n  Applying") and "応用" not in out
+    code, out, err = call("term", "transfer", "learning", **japanese)
+    assert (code, err) == (0, "") and out.startswith("転移学習  transfer learning\n") and "Applying" not in out
+    code, out, err = call("term")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 50
+    assert "ft_tutorial term, without a word, lists all 50" in call("term", "zzzz")[2]
 
 
 def test_an_output_that_cannot_show_japanese_is_no_error():
@@ -58,6 +78,12 @@ def test_a_pipe_may_close_early():
     done = subprocess.run([command, "term", "freeze"], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_an_output_that_the_shell_closed(closed):
+    done = subprocess.run(["sh", "-c", f'"{command}" term freeze {closed}>&-'], capture_output=True)
+    assert done.returncode == 0 and done.stderr == b"" and (b"freez" in done.stdout) == (closed == 2)
 
 
 def test_doctor_finds_this_install_in_order_and_a_fault(tmp_path):
@@ -89,17 +115,25 @@ def page_of(address: str, process) -> str:
     raise TimeoutError(address)
 
 
-def test_lab_copies_the_notebooks_and_opens_jupyterlab_at_the_index(tmp_path):
+@pytest.mark.parametrize("language, first", [({"LC_ALL": "C.UTF-8"}, "index.ipynb"), (japanese, "ja/index.ipynb")])
+def test_lab_copies_the_notebooks_and_opens_jupyterlab_at_the_index(tmp_path, language, first):
     port = free_port()
-    environment = os.environ | {"LC_ALL": "C.UTF-8", "JUPYTER_TOKEN": "known", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"JUPYTER_TOKEN": "known", "PYTHONUNBUFFERED": "1"} | language
     process = subprocess.Popen([command, "lab", "mine", "--no-browser", "--port", str(port)], cwd=tmp_path, text=True,
-                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                               encoding="utf-8", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               start_new_session=True)
     try:
         page = page_of(f"http://127.0.0.1:{port}/?token=known", process)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # as `kill` does; JupyterLab, which holds the pipes, too, ends with it
         out, err = process.communicate(timeout=60)
-    assert "/lab/tree/index.ipynb?" in page.partition("\n")[0], page.partition("\n")[0]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert f"/lab/tree/{first}?" in page.partition("\n")[0], page.partition("\n")[0]
     assert "JupyterLab" in page
-    assert "files copied to mine" in out and "Traceback" not in err
-    assert {"index.ipynb", "00_terms.ipynb", "NOTICE"} <= {path.name for path in (tmp_path / "mine").iterdir()}
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/")
+    folder = tmp_path / "mine"
+    assert str(folder) in out and ("Ctrl-C twice ends it" in out) == (first == "index.ipynb")
+    assert "Traceback" not in err and process.returncode == 128 + signal.SIGTERM
+    assert {"index.ipynb", "00_terms.ipynb", "NOTICE"} <= {path.name for path in folder.iterdir()}

@@ -4,7 +4,6 @@ FT_TUTORIAL_PYTHON tests the package of another environment, FT_TUTORIAL_SCREENS
 """
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -86,7 +85,7 @@ def lab(tmp_path_factory):
         page_of(f"http://127.0.0.1:{port}/?token=known", process)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         process.wait(60)
 
 
