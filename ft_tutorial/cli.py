@@ -116,7 +116,7 @@ def _name(options: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")
         from ft_tutorial.movement import compare  # torch is loaded only when weights are read
         from ft_tutorial.naming import describe_run
-    given = {fact: _value(value) for fact, value in vars(options).items()
+    given: dict = {fact: _value(value) for fact, value in vars(options).items()
              if fact in VALUES and value is not None}
     movement = compare(options.source, options.trained)
     print(describe_run(movement, name=options.name, lang=options.lang, **given))

@@ -47,11 +47,11 @@ def _evidence_words(evidence: Evidence) -> dict:
                         for part in (evidence.kept, evidence.moved_by, evidence.new))
     tensors = f"of {kept + moved + new} parameter tensors"
     inherited = f"from the source: {kept + moved} {tensors}, {kept} of them {_equal_words(evidence.cast)['equal']}"
-    statistics = len(evidence.moved_by) - moved
+    statistics = len([c for c in evidence.moved_by if c.kind == "buffer" and c.distance is not None])
     return dict(carrier=inherited, inherited=inherited, added=f"new: {new} {tensors}",
-                moved=f"changed: {moved} of {kept + moved} inherited parameter tensors" + f", {statistics} statistics" * (
-                    evidence.update == "statistics"),
-                update=f"new or changed: {moved + new} {tensors}, and {statistics} of the inherited statistics")
+                moved=f"changed: {moved} of {kept + moved} inherited parameter tensors"
+                      + f"; statistics: {statistics}" * (evidence.update == "statistics"),
+                update=f"new or changed: {moved + new} {tensors}; statistics: {statistics}")
 
 def _contradicted(fact: str, said, seen: str, evidence: Evidence) -> ValueError:
     return ValueError(f"you say {fact}={said!r}, but measured was {seen!r}: {_evidence_words(evidence)[fact]}")
