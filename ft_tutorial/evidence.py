@@ -115,10 +115,6 @@ def _start(changes: list, before: dict, after: dict) -> dict:
     return {c.name: before[c.was] for c in changes if c.state in ("equal", "moved") and not (
         c.layer in replaced and _alike(before[c.was], after.get(c.name, before[c.was])) is None)}
 
-# %% ../nbs/05a_evidence.ipynb #collect
-_NO_SOURCE = ('source is missing: what was trained before the run? Trained and random weights look alike, so the '
-              'start cannot tell. Give the trained network or its file, or "all" (everything that was there), or "none"')
-
 def _numbers_of(source) -> dict:
     "The tensors of the source of a run, all of them numbers."
     tensors, buffers = tensors_of(source)
@@ -126,6 +122,10 @@ def _numbers_of(source) -> dict:
         if not _finite(tensor, "buffer" if name in buffers else "parameter"):
             raise ValueError(f"{name} of `source` holds values that are not finite (NaN or infinity)")
     return tensors
+
+# %% ../nbs/05a_evidence.ipynb #collect
+_NO_SOURCE = ('source is missing: what was trained before the run? Trained and random weights look alike, so the '
+              'start cannot tell. Give the trained network or its file, or "all" (everything that was there), or "none"')
 
 def evidence_of(movement: Movement,  # from `moved` or `compare`
                 source=None,  # for `moved`: what the run started from: "all" or "none" of what was there, or a learner, module, state dict or path of the trained source

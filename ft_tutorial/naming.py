@@ -73,6 +73,11 @@ def _measured(evidence: Evidence, told: dict) -> dict:
     return seen
 
 # %% ../nbs/05_naming.ipynb #refuse-told
+def _checked_lang(lang: str) -> str:
+    if lang not in ("en", "ja"):
+        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
+    return lang
+
 def _refuse(evidence: Evidence, told: dict, ja: bool) -> None:
     "Refuse what is told when it is unknown, or cannot be, given the weights."
     for fact, value in told.items():
@@ -86,11 +91,6 @@ def _refuse(evidence: Evidence, told: dict, ja: bool) -> None:
         raise ValueError(f"you say same_run=True, but {evidence.new[0].name} is not from the source")
 
 # %% ../nbs/05_naming.ipynb #description
-def _checked_lang(lang: str) -> str:
-    if lang not in ("en", "ja"):
-        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
-    return lang
-
 class Description:
     "A named run: `.run`, `.verdicts`, `.evidence`, `.sentence()`, `.plot()`."
     def __init__(self, run: Run, evidence: Evidence, movement: Movement, name: str | None, lang: str):
