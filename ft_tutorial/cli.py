@@ -167,7 +167,7 @@ def _name(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():  # other packages' notes to their developers are no answer
         warnings.simplefilter("ignore")
         from ft_tutorial import compare, describe_run  # torch is loaded only when weights are read
-    given = {fact: {"yes": True, "no": False}.get(value, value) for fact, value in vars(options).items()
+    given: dict = {fact: {"yes": True, "no": False}.get(value, value) for fact, value in vars(options).items()
              if fact in VALUES and value is not None}
     movement = compare(options.source, options.trained)
     print(describe_run(movement, name=options.name, lang=options.lang, **given))

@@ -9,6 +9,8 @@ __all__ = ['Evidence', 'evidence_of']
 import math
 from dataclasses import dataclass
 
+import torch
+
 # %% ../nbs/05a_evidence.ipynb #imports-own
 from .changes import Movement
 from .differences import _alike
@@ -16,16 +18,20 @@ from .matching import match, tensors_of
 
 # %% ../nbs/05a_evidence.ipynb #inherited-names
 def _inherited(source: dict, start: dict) -> tuple:
-    "Names in `start` of tensors that come from `source`, that have another shape there, that are not there."
+    "Names in `start` of tensors that come from `source`, that have another number of outputs there, that are not there."
     pairs = match(source, start)
-    resized = {new for new, old in pairs.items() if start[new].shape != source[old].shape}
-    said = {new: _alike(source[old], start[new]) for new, old in pairs.items() if new not in resized}
+    reshaped = {new for new, old in pairs.items() if start[new].shape != source[old].shape}
+    replaced = {name.rpartition(".")[0] for name in reshaped}
+    said = {new: _alike(source[old], start[new]) for new, old in pairs.items() if new not in reshaped}
     answer = next((said[name] for name in start if said.get(name) is not None), False)
     found = set()
     for name in start:  # in the order of the network
+        if said.get(name) is None and name.rpartition(".")[0] in replaced:
+            continue  # a bias goes with its own weight
         answer = said[name] if said.get(name) is not None else answer and name in pairs
         if answer and name in said:
             found.add(name)
+    resized = {name for name in reshaped if start[name].shape[:1] != source[pairs[name]].shape[:1]}
     return found, resized, set(start) - set(pairs)
 
 # %% ../nbs/05a_evidence.ipynb #evidence
@@ -39,8 +45,10 @@ class Evidence:
     kept: tuple  # inherited tensors that are equal bit for bit
     moved_by: tuple  # inherited tensors that changed
     new: tuple  # parameters and buffers that do not come from the source
+    head: tuple  # those of `new` that stand after the last inherited parameter
     head_outputs: int | None  # size of the last layer's output, when the head is new
     resized: str | None  # name of a last layer whose number of outputs changed
+    cast: str | None  # type to which tensors in `kept` were cast: "float16"
 
 # %% ../nbs/05a_evidence.ipynb #shares
 def _share(part: list, whole: list) -> str:
@@ -51,27 +59,69 @@ def _parameters(changes: list) -> list:
 
 def _added(learned: list, body: list, unknown: set) -> str:
     "Where the new parameters that learned are: inside the body, or after it."
-    inside = [c for c in learned if c.name in unknown and c in body]
-    return "inside" if inside else "head" if learned else "none"
+    inside = [c for c in learned if c in body]
+    if any(c.name in unknown for c in inside) or 0 < len(inside) == len(learned):
+        return "inside"  # a part of the body that started anew is no addition beside a new head
+    return "head" if learned else "none"
 
 # %% ../nbs/05a_evidence.ipynb #gather
-def _gather(changes: list, inherited: set, resized: set, unknown: set) -> Evidence:
+def _gather(changes: list, cast: dict, inherited: set, resized: set, unknown: set) -> Evidence:
     "The evidence in the rows of a movement, of which those in `inherited` come from the source."
+    if not any(c.name in inherited for c in _parameters(changes)):
+        inherited = set()  # statistics alone are no start
     old, new = ([c for c in changes if (c.name in inherited) is is_old] for is_old in (True, False))
-    body = changes[:max((i for i, c in enumerate(changes) if c in old and c.kind == "parameter"), default=0)]
-    reset = [c for c in _parameters(body) if c in new and c.name not in unknown]
-    moved = [c for c in old if c.state == "moved"]
-    all_moved = len(_parameters(moved)) == len(_parameters(old)) > 0
+    end = max((i for i, c in enumerate(changes) if c.kind == "parameter" and c.name in inherited), default=0)
+    body, head = changes[:end], [c for c in changes[end:] if c.name not in inherited]
+    reset = [c for c in _parameters(body) if c.name not in inherited | unknown]
+    moved, kept = ([c for c in old if c.state == state] for state in ("moved", "equal"))
     learned = [c for c in _parameters(new) if c.state != "equal"]
     by_gradient = _parameters(moved) or learned
+    counted = _parameters(moved) if by_gradient else moved
     last = next((c for c in reversed(_parameters(changes)) if len(c.shape) > 1), None)
     return Evidence(
         inherited="none" if not old else "some" if reset else "all",
-        moved="none" if not moved else "all" if all_moved else "some",
+        moved="none" if not counted else "all" if len(_parameters(moved)) == len(_parameters(old)) else "some",
         update="gradient" if by_gradient else "statistics" if any(c.state == "moved" for c in changes) else "none",
-        added=_added(learned, body, unknown), kept=tuple(c for c in old if c.state == "equal"),
-        moved_by=tuple(moved), new=tuple(new), head_outputs=last.shape[0] if last and last in new else None,
-        resized=last.name if last and last.name in resized else None)
+        added=_added(learned, body, unknown), kept=tuple(kept), moved_by=tuple(moved), new=tuple(new), head=tuple(head),
+        head_outputs=last.shape[0] if last and last.name not in inherited else None,
+        resized=last.name if last and last.name in resized else None,
+        cast=" and ".join(sorted({cast[c.name] for c in kept if c.name in cast})) or None)
+
+# %% ../nbs/05a_evidence.ipynb #numbers
+def _finite(tensor: torch.Tensor, kind: str) -> bool:
+    "Are all its values numbers? A buffer may be a mask, and hold infinity."
+    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    return not numbers.isnan().any() if kind == "buffer" else bool(numbers.isfinite().all())
+
+def _check_numbers(movement: Movement, after: dict) -> None:
+    "Refuse weights that are not numbers; of `moved`, the rows say what was paired when the block ended."
+    for c in movement.changes.values():
+        fine_after = (math.isfinite(c.distance or 0) if c.state in ("equal", "moved")
+                      else c.name not in after or _finite(after[c.name], c.kind))
+        fine_before = c.was is None or _finite(movement._old[c.was], c.kind)
+        if not (fine_before and fine_after):
+            raise ValueError(f"{c.name} holds values that are not finite (NaN or infinity) "
+                             f"{'after' if fine_before else 'before'} the run")
+
+def _casts(changes: list, before: dict, after: dict) -> dict:
+    "Name -> new type, of tensors whose type changed."
+    return {c.name: str(after[c.name].dtype).removeprefix("torch.") for c in changes
+            if c.was in before and c.name in after and after[c.name].dtype != before[c.was].dtype}
+
+# %% ../nbs/05a_evidence.ipynb #start
+def _start(changes: list, before: dict, after: dict) -> dict:
+    "The tensors that were there before the run and are still; the bias of a weight that was replaced is not."
+    replaced = {c.layer for c in changes if c.state == "reshaped" or c.state == "added" and c.name in before}
+    return {c.name: before[c.was] for c in changes if c.state in ("equal", "moved") and not (
+        c.layer in replaced and _alike(before[c.was], after.get(c.name, before[c.was])) is None)}
+
+def _numbers_of(source) -> dict:
+    "The tensors of the source of a run, all of them numbers."
+    tensors, buffers = tensors_of(source)
+    for name, tensor in tensors.items():
+        if not _finite(tensor, "buffer" if name in buffers else "parameter"):
+            raise ValueError(f"{name} of `source` holds values that are not finite (NaN or infinity)")
+    return tensors
 
 # %% ../nbs/05a_evidence.ipynb #collect
 _NO_SOURCE = ('source is missing: what was trained before the run? Trained and random weights look alike, so the '
@@ -84,17 +134,20 @@ def evidence_of(movement: Movement,  # from `moved` or `compare`
 
     Raises `ValueError` for weights that are not numbers, for networks with nothing in common, and when
     `source` is missing: before the run, trained and random weights look alike."""
+    after = movement._new if movement._new is not None else tensors_of(movement._after)[0]
+    _check_numbers(movement, after)
     changes = [c for c in movement.changes.values() if c.state != "lost"]
-    for change in changes:
-        if change.distance is not None and not math.isfinite(change.distance):
-            raise ValueError(f"{change.name} holds values that are not finite (NaN or infinity)")
+    cast = _casts(changes, movement._old, after)
     if movement._new is not None:
         if source is not None:
             raise ValueError("compare(source, trained) has its source already: leave `source` out")
-        return _gather(changes, *_inherited(movement._old, {c.name: movement._new[c.name] for c in changes}))
-    start = {c.name: movement._old[c.was] for c in changes if c.state in ("equal", "moved")}
+        return _gather(changes, cast, *_inherited(movement._old, {c.name: after[c.name] for c in changes}))
     if source is None:
         raise ValueError(_NO_SOURCE)
-    if source in ("all", "none"):
-        return _gather(changes, set(start) if source == "all" else set(), set(), {c.name for c in changes} - set(start))
-    return _gather(changes, *_inherited(tensors_of(source)[0], start))
+    start = _start(changes, movement._old, after)
+    resized = {c.name for c in changes if c.state == "reshaped" and c.shape[:1] != movement._old[c.was].shape[:1]}
+    unknown = {c.name for c in changes if c.name not in movement._old and c.name not in start}
+    if isinstance(source, str) and source in ("all", "none"):
+        return _gather(changes, cast, set(start) if source == "all" else set(), resized, unknown)
+    found, resized_before, not_there = _inherited(_numbers_of(source), start)
+    return _gather(changes, cast, found, resized | resized_before, unknown | not_there)

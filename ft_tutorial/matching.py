@@ -11,26 +11,36 @@ from difflib import SequenceMatcher
 from hashlib import sha1
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from zipfile import is_zipfile
 
+import numpy as np
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import get_model
+from fastcore.foundation import L
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 # %% ../nbs/03a_matching.ipynb #read-file
-_CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+_SCALAR = np.float64(0).__reduce__()[0]  # makes a NumPy number; `numpy._core` was `numpy.core` before NumPy 2
+_ALLOWED = [L, np.dtype, *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]},
+            *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
-def _read(path: Path) -> dict:
-    "The tensors in a weights file; nothing in it is executed."
+def _read(path: Path) -> Any:
+    "What a weights file holds; nothing in it is executed."
+    if path.is_dir():
+        raise ValueError(f"{path.absolute()} is a folder: give the file of weights in it")
     if not path.is_file():
         raise ValueError(f"there is no file {path.absolute()}")
+    path.open("rb").close()  # what may not be read is no damaged file
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        known = torch.serialization.get_safe_globals()  # of the user: leaving the block would take them away
+        with torch.serialization.safe_globals([kind for kind in _ALLOWED if kind not in known]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise ImportError("reading .safetensors needs: pip install safetensors") from error
     except Exception as error:  # both readers raise many kinds for damaged files
@@ -38,13 +48,27 @@ def _read(path: Path) -> dict:
             raise ValueError(f"{path} holds more than tensors, and opening it could run code. Save the "
                              "state dict instead: torch.save(model.state_dict(), path)") from error
         raise ValueError(f"{path} is not a file of weights, or is damaged") from error
-    return found if isinstance(found, dict) else {}
 
-def _unpack(found: dict) -> dict:
-    "The state dict in a checkpoint that holds other things beside it."
-    while inner := [key for key in _CONTAINERS if isinstance(found.get(key), dict)]:
-        found = found[inner[0]]
-    return found
+# %% ../nbs/03a_matching.ipynb #unpack
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+
+def _tensors(found: dict) -> dict:
+    return {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+def _unpack(found: Any) -> dict:
+    "The tensors of a state dict, or of the one inside a checkpoint that holds other things beside it."
+    if not isinstance(found, dict):
+        return {}
+    inner = [found[key] for key in _CONTAINERS if isinstance(found.get(key), dict)][:1]
+    inner = inner or [value for value in found.values() if isinstance(value, dict) and _tensors(value)]
+    nested = _unpack(inner[0]) if len(inner) == 1 else {}
+    return nested if len(nested) > len(_tensors(found)) else _tensors(found)
+
+def _holds(found: Any) -> str:
+    "What was found where no tensors are, for an error."
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    return ", ".join(list(map(str, found))[:5]) + ", ..." * (len(found) > 5) or "nothing"
 
 # %% ../nbs/03a_matching.ipynb #checked
 def _checked(tensors: dict, what: str) -> dict:
@@ -76,12 +100,14 @@ def tensors_of(source: Learner | nn.Module | dict | str | Path,  # learner, modu
             buffers |= set(held)
         return _checked(tensors, "the network"), buffers
     if isinstance(source, (str, Path)):
-        source = _read(Path(source))
+        where = Path(source).expanduser()
+        source, what = _read(where), str(where)
     elif not isinstance(source, dict):
         raise TypeError("expected a learner, a module, a state dict or the path of a weights file, "
                         f"not {type(source).__name__}")
-    tensors = {str(name): value for name, value in _unpack(source).items() if isinstance(value, torch.Tensor)}
-    _checked(tensors, "what was given")
+    else:
+        what = "what was given"
+    tensors = _checked(_unpack(source), f"{what}, which holds {_holds(source)}")
     return tensors, {name for name in tensors if name.rpartition(".")[2] in _STATISTICS}
 
 # %% ../nbs/03a_matching.ipynb #plain-name

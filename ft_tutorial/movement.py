@@ -220,13 +220,22 @@ def same_function(self: Movement,
     return SameFunction(not any(s["changed"] for s in seen), _relative(distance, norm))
 
 # %% ../nbs/03_movement.ipynb #compare
+def _side(source, which: str) -> tuple:
+    "The tensors of one of two networks; an error says of which."
+    try:
+        return tensors_of(source)
+    except (TypeError, ValueError) as error:
+        if isinstance(source, (str, Path)):  # its path is said already
+            raise
+        raise type(error)(f"`{which}`: {error}") from error
+
 def compare(before: Learner | nn.Module | dict | str | Path,  # learner, module, state dict or path of a weights file
             after: Learner | nn.Module | dict | str | Path,  # the same network after training, or one that was made from it
            ) -> Movement:  # frozen: what asks for no gradient in `after`, when that is a module or learner
     "Compare two networks tensor by tensor, through changed names; a file is read without running code from it."
     movement = Movement()
-    movement._old, old_buffers = tensors_of(before)
-    movement._new, buffers = tensors_of(after)
+    movement._old, old_buffers = _side(before, "before")
+    movement._new, buffers = _side(after, "after")
     pairs = match(movement._old, movement._new)
     is_model = isinstance(after, (Learner, nn.Module))
     frozen = {pairs[name] for name in _frozen_names(after) if name in pairs} if is_model else set()

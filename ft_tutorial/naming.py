@@ -6,11 +6,14 @@
 __all__ = ['Description', 'describe_run']
 
 # %% ../nbs/05_naming.ipynb #imports
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from .changes import Movement
 from .evidence import Evidence, evidence_of
-from .reporting import _draw, _sentence
+from .reporting import _draw, _equal_words, _sentence
+from .rules import _check_value
 from .terms import QUESTIONS, VALUES, Run, Verdicts, name_run
 
 # %% ../nbs/05_naming.ipynb #untold
@@ -39,12 +42,16 @@ def _ask(missing: list, ja: bool) -> str:
 
 # %% ../nbs/05_naming.ipynb #contradictions
 def _evidence_words(evidence: Evidence) -> dict:
-    "For each measured fact, what was seen."
-    kept, moved, new = (len(part) for part in (evidence.kept, evidence.moved_by, evidence.new))
-    inherited = (f"{kept + moved} tensors come from the source ({kept} are equal bit for bit)" if kept + moved
-                 else "no tensor comes from the source")
-    return dict(carrier=inherited, inherited=inherited, moved=f"{moved} inherited tensors changed and {kept} are equal",
-                update=f"{moved + new} tensors are new or changed", added=f"{new} tensors are new")
+    "For each measured fact, what was seen of parameters."
+    kept, moved, new = (len([c for c in part if c.kind == "parameter"])
+                        for part in (evidence.kept, evidence.moved_by, evidence.new))
+    tensors = f"of {kept + moved + new} parameter tensors"
+    inherited = f"from the source: {kept + moved} {tensors}, {kept} of them {_equal_words(evidence.cast)['equal']}"
+    statistics = len([c for c in evidence.moved_by if c.kind == "buffer" and c.distance is not None])
+    return dict(carrier=inherited, inherited=inherited, added=f"new: {new} {tensors}",
+                moved=f"changed: {moved} of {kept + moved} inherited parameter tensors"
+                      + f"; statistics: {statistics}" * (evidence.update == "statistics"),
+                update=f"new or changed: {moved + new} {tensors}; statistics: {statistics}")
 
 def _contradicted(fact: str, said, seen: str, evidence: Evidence) -> ValueError:
     return ValueError(f"you say {fact}={said!r}, but measured was {seen!r}: {_evidence_words(evidence)[fact]}")
@@ -66,13 +73,16 @@ def _measured(evidence: Evidence, told: dict) -> dict:
     return seen
 
 # %% ../nbs/05_naming.ipynb #refuse-told
+def _checked_lang(lang: str) -> str:
+    if lang not in ("en", "ja"):
+        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
+    return lang
+
 def _refuse(evidence: Evidence, told: dict, ja: bool) -> None:
-    "Refuse what is told when it cannot be, given the weights."
-    unknown = [fact for fact in told if fact not in VALUES]
-    if unknown:
-        raise TypeError(f"{unknown[0]} is not a fact of a run; the facts are {', '.join(VALUES)}")
-    needed = [fact for fact in _UNTOLD if fact != "carrier" or evidence.inherited == "none"]
-    missing = [fact for fact in needed if told.get(fact) is None]
+    "Refuse what is told when it is unknown, or cannot be, given the weights."
+    for fact, value in told.items():
+        _check_value(fact, value)
+    missing = [fact for fact in _UNTOLD if fact not in told and (fact != "carrier" or evidence.inherited == "none")]
     if missing:
         raise ValueError(_ask(missing, ja))
     if evidence.resized and told["task_same"]:
@@ -95,7 +105,7 @@ class Description:
                  lang: str | None = None,  # "en", "ja", or `None`: as described
                 ) -> str:
         "One sentence that could stand in the methods section of a paper."
-        return _sentence(self.run, self.evidence, self.name, (lang or self.lang) == "ja")
+        return _sentence(self.run, self.evidence, self.name, _checked_lang(lang or self.lang) == "ja")
 
     def plot(self, title: str = "What was inherited, what moved, what is new") -> Figure:
         "The network as a bar of layers: inherited and still, inherited and moved, new; and how far each moved."
@@ -107,26 +117,50 @@ class Description:
     def _repr_html_(self):
         return f'<p lang="{self.lang}">{self.sentence()}</p>{self.verdicts._repr_html_()}'
 
+# %% ../nbs/05_naming.ipynb #strangers
+def _refuse_strangers(movement: Movement) -> None:
+    "Refuse two networks of which no parameter has a counterpart; counters of batches fit any network."
+    rows = [c for c in movement.changes.values() if c.kind == "parameter"]
+    if movement._new is None or any(c.state in ("equal", "moved") for c in rows):
+        return
+    other = next((c for c in rows if c.state == "reshaped"), None)
+    what = (f"they have the same names but other shapes: {other.name} is {other.shape}, "
+            f"was {tuple(movement._old[other.was].shape)}" if other else
+            "no parameter of one has the name and shape of one of the other")
+    raise ValueError(f"the two networks have nothing in common: {what}. If only outputs, or nothing, came over, "
+                     "say carrier='outputs' or carrier='none'")
+
 # %% ../nbs/05_naming.ipynb #describe-run
 def describe_run(movement: Movement,  # from `moved` (then `source` is needed) or `compare`
-                 *, source=None,  # for `moved`: the trained network that the run started from, its file, "all" or "none" of what was there
+                 *, source: Any = None,  # for `moved`: the trained network that the run started from, its file, "all" or "none" of what was there
                  name: str | None = None,  # of the trained source, for the sentence: "ImageNet-trained EfficientNet-lite0"
                  lang: str = "en",  # language of the sentence and the verdicts: "en" or "ja"
-                 **told,  # facts of `Run` that weights cannot tell: `task_same`, `domain_same`, `data`, `objective_same`, `labelled`, `small_step`, `after_frozen`, `same_run`; `carrier` when nothing was inherited
+                 task_same: bool | None = None,  # must be told: are the outputs, and what decides them, the same?
+                 domain_same: bool | None = None,  # must be told: are the inputs and their distribution the same?
+                 data: str | None = None,  # must be told: examples: "same", "more" (the old ones and others), "new"
+                 objective_same: bool | None = None,  # must be told: is it the kind of loss that made the parameters?
+                 labelled: bool | None = None,  # must be told: does the run use labels?
+                 small_step: bool | None = None,  # must be told: is the learning rate a tenth of the source run's, or less?
+                 after_frozen: bool | None = None,  # must be told: did a phase come before in which only the new head was trained?
+                 same_run: bool | None = None,  # must be told: is it one run, merely interrupted?
+                 carrier: str | None = None,  # must be told when nothing was inherited: what came over: "none", "outputs", "joint"
+                 inherited: str | None = None,  # measured; told, it is checked: "none", "some", "all"
+                 moved: str | None = None,  # measured; told, it is checked: "none", "some", "all"
+                 update: str | None = None,  # measured; told, it is checked: "gradient", "statistics", "none"
+                 added: str | None = None,  # measured; told, it may say more: "none", "head", "inside", "beside", "outside"
                 ) -> Description:
     """Name a run from what was measured and what is told; nothing is guessed.
 
-    Raises `ValueError` when a fact is missing, contradicts the weights, or has an unknown value."""
+    Raises `ValueError` when a fact is missing, contradicts the weights, or has an unknown value, and
+    `TypeError` when it has another type."""
+    told = {fact: value for fact, value in locals().items() if fact in VALUES and value is not None}
     if not isinstance(movement, Movement):
         raise TypeError(f"expected what `moved` or `compare` gave, got {type(movement).__name__}")
     if not isinstance(name, str | None):
         raise TypeError(f"name must be text, got {name!r}")
     evidence = evidence_of(movement, source)
-    stranger = movement._new is not None and not any(c.state in ("equal", "moved") for c in movement.changes.values())
-    if stranger and told.get("carrier") in (None, "parameters"):
-        raise ValueError("the two networks have nothing in common: no tensor of one has the name and shape of one of "
-                         "the other. If only outputs, or nothing, came over, say carrier='outputs' or carrier='none'")
-    _refuse(evidence, told, lang == "ja")
+    if told.get("carrier", "parameters") == "parameters":
+        _refuse_strangers(movement)
+    _refuse(evidence, told, _checked_lang(lang) == "ja")
     run = Run(**{**_measured(evidence, told), **told})
-    name_run(run, lang=lang)  # refuses another language
     return Description(run, evidence, movement, name, lang)

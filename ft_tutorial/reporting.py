@@ -27,38 +27,53 @@ def _span(changes: list, ja: bool) -> str:
     ends = "–".join(dict.fromkeys(map(_percent, (min(sizes), max(sizes))))) if sizes else ""
     return (f"（相対変化 {ends} %）" if ja else f" (relative change {ends} %)") if ends else ""
 
+def _several(count: int, thing: str) -> str:
+    "A number with its noun, in English."
+    return f"{count:,} {thing}" + "s" * (count != 1)
+
 # %% ../nbs/05b_reporting.ipynb #sentence-parts
 _WORDS = {  # what happened to inherited parameters, in English and Japanese
-    "none": ("all {n} inherited parameter tensors kept bit for bit",
-             "引き継いだパラメータ（テンソル {n} 個）はすべてビット単位でそのまま"),
-    "some": ("{m} of {n} inherited parameter tensors updated{span}, the others equal bit for bit",
-             "引き継いだパラメータのテンソル {n} 個のうち {m} 個を更新{span}、残りはそのまま"),
-    "all": ("all {n} inherited parameter tensors updated{span}",
-            "引き継いだパラメータのテンソル {n} 個をすべて更新{span}"),
+    "none": ("{all} {kept}", "引き継いだパラメータ（テンソル {n} 個）は{ja_kept}"),
+    "some": ("{m} of {n} inherited parameter tensors updated{span}, the {rest} {equal}",
+             "引き継いだパラメータのテンソル {n} 個のうち {m} 個を更新{span}、残りは{ja_equal}"),
+    "all": ("{all} updated{span}", "引き継いだパラメータのテンソル {n} 個をすべて更新{span}"),
 }
+
+def _equal_words(cast: str | None) -> dict:
+    "How to say that tensors are equal: bit for bit, or but for their type."
+    if cast:
+        same, same_ja = f"equal but for a cast to {cast}", f"{cast} への型変換を除いてそのまま"
+        return dict(kept=same, equal=same, ja_kept=same_ja.replace("そのまま", "すべてそのまま"), ja_equal=same_ja)
+    return dict(kept="kept bit for bit", equal="equal bit for bit", ja_kept="すべてビット単位でそのまま", ja_equal="そのまま")
 
 def _moved_words(evidence: Evidence, ja: bool) -> list:
     moved, kept = ([c for c in part if c.kind == "parameter"] for part in (evidence.moved_by, evidence.kept))
-    key = "none" if not moved else "some" if kept else "all"
-    said = [_WORDS[key][ja].format(n=len(moved) + len(kept), m=len(moved), span=_span(moved, ja))]
-    statistics = [c for c in evidence.moved_by if c.kind == "buffer" and c.distance is not None]
-    if statistics and key != "all":
-        said.append(f"正規化などの統計量 {len(statistics)} 個は勾配なしで変化" if ja
-                    else f"{len(statistics)} statistics changed without a gradient")
+    key, n = "none" if not moved else "some" if kept else "all", len(moved) + len(kept)
+    every = "the one inherited parameter tensor" if n == 1 else f"all {n} inherited parameter tensors"
+    said = [_WORDS[key][ja].format(n=n, m=len(moved), span=_span(moved, ja), all=every,
+                                   rest="other" if len(kept) == 1 else "others", **_equal_words(evidence.cast))]
+    count = len([c for c in evidence.moved_by if c.kind == "buffer" and c.distance is not None])
+    if count and key != "all":
+        said.append(f"正規化などの統計量 {count} 個は勾配なしで変化" if ja
+                    else f"{_several(count, 'statistic')} changed without a gradient")
     return said
 
 # %% ../nbs/05b_reporting.ipynb #new-words
 def _new_words(evidence: Evidence, ja: bool) -> list:
-    count = sum(c.values for c in evidence.new if c.kind == "parameter")
-    if not count or evidence.inherited == "none":
+    "The new head, and what is new before it."
+    if evidence.inherited == "none":
         return []
-    if evidence.added == "inside":
-        return [f"本体の内側に {count:,} 個のパラメータを追加" if ja else f"{count:,} new parameters inside the body"]
-    outputs = evidence.head_outputs
-    if outputs is None:
-        return [f"新しいパラメータ {count:,} 個" if ja else f"{count:,} new parameters"]
-    return [f"新しい {outputs} 出力のヘッド（パラメータ {count:,} 個）" if ja
-            else f"new {outputs}-output head ({count:,} parameters)"]
+    head, every = (sum(c.values for c in part if c.kind == "parameter") for part in (evidence.head, evidence.new))
+    inside, outputs, said = every - head, evidence.head_outputs, []
+    if inside:
+        said.append(f"本体の内側に {inside:,} 個の新しいパラメータ" if ja
+                    else f"{_several(inside, 'new parameter')} inside the body")
+    if head and outputs is None:
+        said.append(f"新しいパラメータ {head:,} 個" if ja else _several(head, "new parameter"))
+    elif head:
+        said.append(f"新しい {outputs} 出力のヘッド（パラメータ {head:,} 個）" if ja
+                    else f"new {outputs}-output head ({_several(head, 'parameter')})")
+    return said
 
 # %% ../nbs/05b_reporting.ipynb #sentence
 def _sentence(run: Run, evidence: Evidence, name: str | None, ja: bool) -> str:
@@ -79,7 +94,7 @@ _COLORS = {"still": ("#999999", "inherited, equal bit for bit"), "statistics": (
            "moved": ("#E69F00", "inherited, moved"), "new": ("#0072B2", "new")}
 
 def _layers(evidence: Evidence, movement: Movement) -> list:
-    "(what happened, largest relative change of its parameters) for each layer, from input to output."
+    "(what happened, largest relative change that its parameters have) for each layer, from input to output."
     new, layers = {c.name for c in evidence.new}, {}
     for change in movement.changes.values():
         if change.state != "lost":
@@ -89,7 +104,8 @@ def _layers(evidence: Evidence, movement: Movement) -> list:
         learned = [c for c in changes if c.kind == "parameter" and c.state != "equal"]
         kind = ("new" if any(c.name in new for c in changes) else "moved" if learned
                 else "statistics" if any(c.state == "moved" for c in changes) else "still")
-        found.append((kind, max((c.relative or 0 for c in learned), default=0)))
+        sizes = [c.relative for c in learned if c.relative and math.isfinite(c.relative)]
+        found.append((kind, max(sizes, default=None)))
     return found
 
 # %% ../nbs/05b_reporting.ipynb #draw
@@ -100,21 +116,24 @@ def _draw(evidence: Evidence, movement: Movement, title: str) -> Figure:
                                         layout="constrained", facecolor="white")
     for place, (kind, size) in enumerate(layers):
         bar.bar(place, 1, width=1, color=_COLORS[kind][0], edgecolor="white", lw=0.3)
-        if kind == "moved" and math.isfinite(size):
-            above.plot(place, size, "o", ms=4, color=_COLORS[kind][0])
-    if not any(kind == "moved" for kind, _ in layers):
-        above.text(0.5, 0.5, "no inherited parameter moved", transform=above.transAxes, ha="center")
-        above.set_yticks([])
-    else:
-        sizes = [size for kind, size in layers if kind == "moved" and 0 < size < math.inf]
-        ends = (10.0 ** end(math.log10(limit(sizes))) for end, limit in ((math.floor, min), (math.ceil, max)))
-        above.set(yscale="log", ylabel="relative\nchange", ylim=tuple(ends))
+        if kind == "moved" and size:
+            above.plot(place, size, "o", ms=4, color=_COLORS[kind][0], clip_on=False)
+    sizes = [size for kind, size in layers if kind == "moved" and size]
+    if sizes:
+        low, high = math.floor(math.log10(min(sizes))), math.ceil(math.log10(max(sizes)))
+        above.set(yscale="log", ylabel="relative\nchange", ylim=(10.0 ** low, 10.0 ** max(high, low + 1)))
         above.minorticks_off()
+    else:
+        moved = any(kind == "moved" for kind, _ in layers)
+        above.text(0.5, 0.5, "what moved was zero before: there is no relative change" if moved
+                   else "no inherited parameter moved", transform=above.transAxes, ha="center")
+        above.set_yticks([])
     above.set_title(title, fontsize=11, loc="left")
     above.spines[["top", "right"]].set_visible(False)
     bar.set(yticks=[], xticks=[], xlabel="layers, from input to output", xlim=(-0.5, len(layers) - 0.5))
     bar.spines[:].set_visible(False)
     kinds = [kind for kind in _COLORS if any(kind == k for k, _ in layers)]
-    figure.legend(handles=[Patch(color=_COLORS[k][0], label=_COLORS[k][1]) for k in kinds],
+    still = f"inherited, {_equal_words(evidence.cast)['equal']}"
+    figure.legend(handles=[Patch(color=_COLORS[k][0], label=still if k == "still" else _COLORS[k][1]) for k in kinds],
                   loc="outside right upper", fontsize=8, frameon=False)
     return figure

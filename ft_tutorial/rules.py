@@ -56,15 +56,20 @@ class Run:
             raise ValueError(f"impossible run: {reason}")
 
 # %% ../nbs/00b_rules.ipynb #check-values
-def _check_values(run: Run):
+def _check_value(fact: str, value):
     "Raise `ValueError` for an unknown value, with the list; `TypeError` for a wrong type."
-    for fact, allowed in VALUES.items():
-        value = getattr(run, fact)
-        kind = type(allowed[0])
-        if not isinstance(value, kind):
-            raise TypeError(f"{fact} must be {kind.__name__}, got {value!r}; one of {allowed}")
-        if value not in allowed:
-            raise ValueError(f"{fact} must be one of {allowed}, got {value!r}")
+    allowed = VALUES[fact]
+    kind = type(allowed[0])
+    if not isinstance(value, kind):
+        raise TypeError(f"{fact} must be {kind.__name__}, got {value!r}; one of {allowed}")
+    if value not in allowed:
+        raise ValueError(f"{fact} must be one of {allowed}, got {value!r}")
+
+
+def _check_values(run: Run):
+    "Check every fact of a run."
+    for fact in VALUES:
+        _check_value(fact, getattr(run, fact))
 
 # %% ../nbs/00b_rules.ipynb #impossible
 def _impossible(run: Run) -> str | None:  # the reason why no such run can exist

@@ -1,9 +1,20 @@
 """What a cell of the movement notebooks does not show: other kinds of networks, files, and random tensors."""
 
 import copy
+import os
+import tempfile
+from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
+from fastai.callback import schedule  # noqa: F401  gives learners `fit_one_cycle`
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
 from fastai.text.models.awdlstm import AWD_LSTM
 from fastai.text.models.core import get_language_model, get_text_classifier
 from hypothesis import given, settings
@@ -213,3 +224,90 @@ def test_a_frozen_layer_with_a_buffer_of_its_own_is_checked():
 def test_nothing_to_compare_is_said_before_the_run(bad):
     with pytest.raises(ValueError, match="no tensors|no numbers"), moved(bad):
         raise AssertionError("the block must not begin")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a file ran",))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    "A learner after one epoch of a one-cycle schedule, whose rates are NumPy numbers."
+    data = [(torch.randn(4), torch.randn(2)) for _ in range(8)]
+    batches = DataLoaders(DataLoader(data, bs=4), DataLoader(data, bs=4))
+    learner = Learner(batches, nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), MSELossFlat())
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1)
+    return learner
+
+
+def test_what_fastai_saves_by_default_is_read(trained, tmp_path):
+    trained.path, trained.model_dir = tmp_path, "."
+    file = trained.save("learner")
+    assert set(torch.load(file, weights_only=False)) == {"model", "opt"}
+    with pytest.raises(UnpicklingError):  # the control: the optimizer's state is more than tensors
+        torch.load(file, weights_only=True)
+    tensors = tensors_of(file)[0]
+    assert {name: t.tolist() for name, t in tensors.items()} == \
+        {name: t.tolist() for name, t in trained.model.state_dict().items()}
+
+
+def test_reading_leaves_torchs_list_of_safe_objects_as_it_was(trained, tmp_path):
+    torch.save(trained.model.state_dict(), tmp_path / "x.pth")
+    with torch.serialization.safe_globals([np.dtype]):
+        before = set(torch.serialization.get_safe_globals())
+        tensors_of(tmp_path / "x.pth")
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numbers_saved_beside_another_numpy_are_read(core, tmp_path):
+    "NumPy 2 renamed the module that makes its numbers; the old name is in older files."
+    now = np.float64(0).__reduce__()[0].__module__
+    torch.save({"model": {"weight": torch.ones(2)}, "rate": np.float64(0.1)}, tmp_path / "now.pth")
+    with ZipFile(tmp_path / "now.pth") as old, ZipFile(tmp_path / "other.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(f"c{now}\n".encode(), f"cnumpy.{core}.multiarray\n".encode()))
+    assert list(tensors_of(tmp_path / "other.pth")[0]) == ["weight"]
+
+
+@pytest.mark.parametrize("thing", [Evil(), np.array([Evil()], dtype=object)], ids=["object", "array"])
+def test_no_other_object_is_read_beside_the_weights(trained, thing, tmp_path, capsys):
+    torch.save({"model": trained.model.state_dict(), "opt": thing}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="could run code"):
+        tensors_of(tmp_path / "evil.pth")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="file permissions of POSIX")
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(name):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        file.write_bytes(b"")
+        file.chmod(0)
+        Path(folder).chmod(0o755)
+        root = os.geteuid() == 0
+        try:
+            os.seteuid(65534 if root else os.geteuid())
+            with pytest.raises(PermissionError, match=name):
+                tensors_of(file)
+        finally:
+            os.seteuid(0 if root else os.geteuid())
+
+
+def test_paths_as_a_shell_writes_them(trained, tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.torch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    torch.save(trained.model.state_dict(), tmp_path / "x.pth")
+    safetensors.save_file(trained.model.state_dict(), tmp_path / "X.SAFETENSORS")
+    assert {c.state for c in compare("~/x.pth", tmp_path / "X.SAFETENSORS").changes.values()} == {"equal"}
+
+
+def test_an_error_says_which_of_two_networks_it_means(trained):
+    with pytest.raises(ValueError, match="`before`: no tensors found in what was given, which holds epoch"):
+        compare({"epoch": 1}, trained)
+    with pytest.raises(ValueError, match="`after`: weight holds no numbers"):
+        compare(trained, nn.Linear(2, 2, device="meta"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from ft_tutorial.evidence import evidence_of
 from ft_tutorial.materials import small_cnn
@@ -109,6 +110,129 @@ def test_japanese(source):
     described = describe_run(compare(source, shifted(source)), lang="ja", name="元のモデル", **FACTS)
     assert described.sentence().startswith("元のモデル、")
     assert "はい" in repr(described) and "更新" in described.sentence()
+
+
+def facts_of(movement, **more):
+    run = describe_run(movement, **FACTS | more).run
+    return run.inherited, run.moved, run.update, run.added
+
+
+def test_statistics_beside_a_head_that_learned_are_no_parameters_that_moved(source):
+    "As feature extraction in training mode leaves it."
+    child = copy.deepcopy(source)
+    child[1] = small_cnn(8, seed=1)[1]
+    child.train()(torch.randn(8, 1, 32, 32))
+    described = describe_run(compare(source, child), **FACTS)
+    assert "all 12 inherited parameter tensors kept bit for bit; 8 statistics changed" in described.sentence()
+    assert (described.run.moved, described.run.update) == ("none", "gradient")
+    assert not described.verdicts["exam"].fine_tuning and described.verdicts["llm_era"].name == "probe"
+    with pytest.raises(ValueError, match="measured was 'none': changed: 0 of 12 inherited parameter tensors$"):
+        describe_run(compare(source, child), moved="some", **FACTS)
+
+
+def mlp(inputs=8, middle=16, outputs=4, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, middle), nn.ReLU(), nn.Linear(middle, outputs))
+
+
+def with_layer(model, place, layer):
+    child = copy.deepcopy(model)
+    child[place] = layer
+    return child
+
+
+@pytest.mark.parametrize("trained, expected, words", [
+    (lambda m: with_layer(m, 0, nn.Linear(5, 16)), ("some", "none", "gradient", "inside"),
+     "96 new parameters inside the body; all 4 inherited"),
+    (lambda m: with_layer(m, 4, nn.Linear(32, 4)), ("all", "none", "gradient", "head"),
+     "new 4-output head (132 parameters); all 4 inherited"),
+    (lambda m: with_layer(with_layer(m, 0, nn.Linear(5, 16)), 4, nn.Linear(16, 7)), ("some", "none", "gradient", "head"),
+     "96 new parameters inside the body; new 7-output head (119 parameters); all 2 inherited"),
+    (lambda m: with_layer(m, 4, nn.Linear(16, 1)), ("all", "none", "gradient", "head"), "new 1-output head (17 parameters)"),
+], ids=["stem", "wider head", "stem and head", "one output"])
+def test_a_layer_of_another_shape_is_new_with_its_bias(trained, expected, words):
+    model = mlp()
+    movement = compare(model, trained(model))
+    assert facts_of(movement) == expected
+    assert words in describe_run(movement, **FACTS).sentence()
+
+
+def test_a_replaced_layer_is_the_same_to_compare_and_to_moved():
+    for place, layer in ((0, nn.Linear(5, 16)), (2, nn.Linear(16, 16)), (4, nn.Linear(16, 7))):
+        model = mlp()
+        before = copy.deepcopy(model)
+        with moved(model) as movement:
+            model[place] = layer
+        seen = facts_of(movement, source="all")
+        assert seen == facts_of(movement, source=before) == facts_of(compare(before, model)), place
+
+
+def test_only_another_number_of_outputs_speaks_against_the_same_task():
+    model = mlp()
+    assert facts_of(compare(model, with_layer(model, 4, nn.Linear(32, 4))), task_same=True)[1] == "none"
+    with moved(model) as movement:
+        model[4] = nn.Linear(16, 7)
+    with pytest.raises(ValueError, match="4.weight has another number of outputs"):
+        describe_run(movement, source="all", **FACTS | dict(task_same=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_found_wherever_it_is(value, source):
+    broken, head = copy.deepcopy(source), copy.deepcopy(source)
+    broken[0][0][0].weight.data[0] = value
+    head[1][2] = nn.Linear(384, 5)
+    head[1][2].bias.data[0] = value
+    with moved(copy.deepcopy(source)) as same:
+        pass
+    with moved(model := copy.deepcopy(source)) as added:
+        model[1][2] = copy.deepcopy(head[1][2])
+    for movement, given, when in ((compare(source, head), None, "after the run"), (added, "all", "after the run"),
+                                  (compare(broken, broken), None, "before the run"), (same, broken, "of `source`")):
+        with pytest.raises(ValueError, match="not finite") as error:
+            describe_run(movement, source=given, **FACTS)
+        assert when in str(error.value)
+
+
+def test_strangers_with_batch_norm_have_nothing_in_common():
+    "Their counters of batches fit each other, and are no parameters."
+    def wide(size):
+        return nn.Sequential(nn.Conv2d(3, size, 3), nn.BatchNorm2d(size), nn.Flatten(), nn.Linear(size, size))
+
+    for one, other, words in ((models.resnet18(), models.mobilenet_v2(), "nothing in common"),
+                              (wide(8), wide(16), r"other shapes: 0.weight is \(16, 3, 3, 3\), was \(8, 3, 3, 3\)")):
+        movement = compare(one, other)
+        with pytest.raises(ValueError, match=words):
+            describe_run(movement, **FACTS)
+        assert describe_run(movement, carrier="outputs", **FACTS).run.inherited == "none"
+
+
+def test_a_cast_is_not_called_bit_for_bit(source):
+    described = describe_run(compare(source, copy.deepcopy(source).half()), **FACTS)
+    assert "all 14 inherited parameter tensors equal but for a cast to float16" in described.sentence()
+    assert "bit for bit" not in described.sentence() + described.plot().legends[0].get_texts()[0].get_text()
+    with moved(model := copy.deepcopy(source)) as movement:
+        model.bfloat16()
+    assert "cast to bfloat16" in describe_run(movement, source="all", **FACTS).sentence()
+
+
+def test_the_picture_of_a_bias_that_was_zero():
+    model = mlp()
+    nn.init.zeros_(model[4].bias)
+    child = copy.deepcopy(model)
+    child[4].bias.data += 1
+    assert "zero before" in describe_run(compare(model, child), **FACTS).plot().axes[0].texts[0].get_text()
+
+
+def test_facts_of_another_kind_are_refused_before_they_are_compared(source):
+    movement = compare(source, source)
+    for told, words in (dict(moved="everything"), "one of"), (dict(added=["head"]), "added must be str"), \
+                       (dict(task_same=1), "task_same must be bool"):
+        with pytest.raises((ValueError, TypeError), match=words):
+            describe_run(movement, **FACTS | told)
+    with pytest.raises(ValueError, match="'en' or 'ja', got 'fr'"):
+        describe_run(movement, **FACTS).sentence("fr")
+    with pytest.raises(ValueError, match="'en' or 'ja', got 'fr'"):
+        describe_run(movement, lang="fr", **FACTS)
 
 
 def command(*arguments):

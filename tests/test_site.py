@@ -476,7 +476,7 @@ def test_keys_alone_name_a_run(address, page):
     page.keyboard.press("ArrowUp")
     assert state_in(page.url).carrier == "none"
     assert page.inner_text("#summary") != before and page.get_attribute("#summary", "role") == "status"
-    assert "no inherited number moves" not in page.inner_text("#also")  # it did not move before either
+    assert "no inherited parameter moves" not in page.inner_text("#also")  # it did not move before either
     assert "nothing starts trained" in page.inner_text("#also")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.name") == "inherited"

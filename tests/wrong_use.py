@@ -1,7 +1,8 @@
 "What an editor must mark: `test_types.py` expects an error in every line that ends in `# wrong`, and in no other."
 from fastai.learner import Learner
 
-from ft_tutorial import Movement, Phase, Plan, Run, fine_tune, freeze, look_up, name_run, split_by, status
+from ft_tutorial import (
+    Movement, Phase, Plan, Run, describe_run, fine_tune, freeze, look_up, name_run, split_by, status)
 
 
 def mistakes(learner: Learner, movement: Movement, made: Plan) -> None:
@@ -17,3 +18,5 @@ def mistakes(learner: Learner, movement: Movement, made: Plan) -> None:
     made.rate  # wrong
     name_run(Run(task_same="no"))  # wrong
     look_up(1)  # wrong
+    describe_run(movement, tasksame=True)  # wrong
+    describe_run(movement, task_same="yes")  # wrong
