@@ -93,6 +93,7 @@ function showState() {
   $("#case").value = known ? known[0] : "";
   $("#point").textContent = known ? known[2] : "";
   $("#code").textContent = inPython(state);
+  $(".language").hash = inAddress(state);
   showVerdicts();
   showFlips();
 }
@@ -100,7 +101,6 @@ function go(run, fact = null) {
   const others = fact === null ? [] : facts.map((_, f) => f).filter((f) => f !== fact && run[f] !== state[f]);
   $("#also").textContent = others.length ? `${says.also} ${others.map((f) => meaning(f, run[f])).join(says.comma)}` : "";
   state = run;
-  $(".language").hash = inAddress(run);
   try { history.replaceState(null, "", `#${inAddress(run)}`); } catch { location.replace(`#${inAddress(run)}`); }
   showState();
 }
@@ -113,7 +113,17 @@ $("#case").addEventListener("change", (event) => {
   const known = cases.find(([id]) => id === event.target.value);
   if (known) { chosen = known[0]; go([...known[1]]); }
 });
-$("#share").addEventListener("click", (event) => copy(event.target, location.href, says.share));
+$("#share").addEventListener("click", (event) => copy(event.target, `${location.href.split("#")[0]}#${inAddress(state)}`, says.share));
 $("#reset").addEventListener("click", () => go([...nameData.default]));
-addEventListener("hashchange", () => { state = fromAddress(); showState(); });
-go(location.hash.length > 1 ? fromAddress() : [...cases.find(([id]) => id === chosen)[1]]);
+// The address holds the answers, so what leads to a place on this page must not replace them.
+const hasState = () => location.hash.includes("=");
+addEventListener("hashchange", () => { if (hasState()) { state = fromAddress(); showState(); } });
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("#bar, .naming .anchor, .skip");
+  if (!link) return;
+  event.preventDefault();
+  const target = document.getElementById(link.hash.slice(1));
+  target.scrollIntoView();
+  if (link.matches(".skip")) { target.tabIndex = -1; target.focus({preventScroll: true}); }
+});
+go(hasState() ? fromAddress() : [...cases.find(([id]) => id === chosen)[1]]);
