@@ -329,14 +329,14 @@ class Renderer:
 
     def _scroll(self, table: str) -> str:
         "A table that scrolls inside itself; cells with much text get room, short ones do not break."
-        table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break):[^;\"]*;?", "", table)  # the theme decides
+        table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break|white-space):[^;\"]*;?", "", table)  # the theme decides
         columns = len(re.findall(r"<t[dh][ >]", table.partition("</tr>")[0]))
         few = columns < 3
 
         def sized(cell):
             text = unescape(re.sub(r"<summary>|<details.*?</details>|<(?!br)[^>]+>", "", cell[3], flags=re.S))
             width = max(map(_width, text.split("<br>")))
-            size = "short" if width < (28 if "「" in text else 17) else "medium" if width < 46 else "long" if width < 120 else "longest"
+            size = "short" if width < (32 if "「" in text else 17) else "medium" if width < 46 else "long" if width < 120 else "longest"
             if "writing-mode" in cell[2] or few and width >= 46:
                 return cell[0]
             return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'

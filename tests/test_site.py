@@ -306,6 +306,51 @@ def test_search_finds_words_in_both_languages(address, page):
     assert "reference/freezing.html#split_by" in found[0]
 
 
+def test_search_folds_marks_that_look_alike(address, page):
+    "Apostrophes, hyphens and middle dots of any kind find the same."
+    page.goto(address + "index.html")
+    for word, other in [("fastai's", "fastai’s"), ("fine-tuning", "fine\u2011tuning"), ("split_by", "split by"),
+                        ("ファイン チューニング", "ファイン・チューニング")]:
+        found = search(page, word)
+        assert found and search(page, other) == found, other
+    assert search(page, "fastai's") != search(page, "fastai")
+
+
+def test_keys_of_an_input_method_stay_with_it(address, page):
+    "While Japanese is being composed, arrows and Escape choose words; afterwards they work in the search again."
+    page.goto(address + "ja/index.html")
+    press = """([key, composing]) => document.activeElement.dispatchEvent(
+      new KeyboardEvent('keydown', {key, isComposing: composing, bubbles: true, cancelable: true}))"""
+    assert search(page, "凍結")
+    for key in ("ArrowDown", "Escape"):
+        assert page.evaluate(press, [key, True])  # nobody prevented what the key does
+        assert page.evaluate("document.activeElement.tagName") == "INPUT" and page.locator("dialog").is_visible()
+    assert not page.evaluate(press, ["ArrowDown", False])
+    assert page.evaluate("document.activeElement.tagName") == "A"
+    page.evaluate(press, ["Escape", False])
+    assert not page.locator("dialog").is_visible()
+
+
+def test_a_broken_anchor_does_no_harm(address, page):
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address + "freezing.html#%E0%A4%A")
+    assert search(page, "freeze") and not wrong
+    assert page.locator(".toc a.here, .code .copy").count()
+
+
+def test_the_contents_mark_the_section_that_one_reads(address, page):
+    page.emulate_media(reduced_motion="reduce")
+    page.goto(address + "freezing.html")
+    here = "document.querySelector('.toc a.here')?.textContent"
+    links = page.locator(".toc a")
+    for number in (1, 3, links.count() // 2):
+        links.nth(number).click()
+        page.wait_for_function(f"{here} === {json.dumps(links.nth(number).inner_text())}", timeout=2000)
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_function(f"{here} === {json.dumps(links.last.inner_text())}", timeout=2000)
+
+
 # Glossary and reference
 
 def test_every_term_has_an_anchor_and_its_first_use_links_to_it(site, address, page):
@@ -451,6 +496,32 @@ def test_a_link_brings_the_state(address, page, chromium):
         there.locator("#case").select_option("lora")
         assert state_in(there.url) == CASES["lora"].run
     there.context.close()
+
+
+def test_links_within_the_page_keep_the_answers(address, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(address + "name.html")
+    page.select_option("#case", "lora")
+    for press in (lambda: page.click("#bar"), lambda: page.evaluate("location.hash = 'verdicts'"),
+                  lambda: page.locator(".naming .anchor").first.evaluate("link => link.click()"),
+                  lambda: (page.focus(".skip"), page.keyboard.press("Enter"))):
+        press()
+        page.wait_for_timeout(50)
+        assert page.input_value("#case") == "lora"
+        assert check_against_python({**page.evaluate(read_page), "url": page.locator(".language").evaluate("a => a.href")}) \
+            == CASES["lora"].run
+    assert page.evaluate("document.activeElement.id") == "page-text"
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1250])
+def test_what_was_changed_too_is_not_covered(address, page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(address + "ja/name.html")
+    page.locator("[name=carrier][value=none]").check(force=True)
+    box = page.locator("#also").bounding_box()
+    assert box["height"] > 20 and page.evaluate(
+        "([x, y]) => Boolean(document.elementFromPoint(x, y)?.closest('#also'))",
+        [box["x"] + 40, box["y"] + box["height"] - 3]), box
 
 
 def test_all_runs_can_be_told_by_their_address(address, page):

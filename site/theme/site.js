@@ -61,8 +61,9 @@ const reachable = () => {
 document.addEventListener("scroll", (event) => event.target.tabIndex === 0 && fade(event.target), {capture: true, passive: true});
 new ResizeObserver(reachable).observe(document.body);
 document.addEventListener("toggle", reachable, true);
+const decoded = (hash) => { try { return decodeURIComponent(hash.slice(1)); } catch { return ""; } };
 const openTarget = () => {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(decoded(location.hash));
   if (!target) return;
   for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
   for (const box of $$(":scope > .card > .fold, :scope > .fold", target)) box.open = true;
@@ -72,17 +73,20 @@ addEventListener("hashchange", openTarget);
 openTarget();
 addEventListener("beforeprint", () => $$("details:not(.fold), td > details").forEach((box) => { box.open = true; }));
 
-const places = $$(".toc a").map((link) => [link, document.getElementById(decodeURIComponent(link.hash.slice(1)))]);
+const places = $$(".toc a").map((link) => [link, document.getElementById(decoded(link.hash))]);
 const showPlace = () => {
   let here = null;
   for (const [link, target] of places) if (target && target.getBoundingClientRect().top < 140) here = link;
+  if (scrollY > 0 && innerHeight + scrollY >= document.documentElement.scrollHeight - 2) here = places.at(-1)[0];
   for (const [link] of places) link.classList.toggle("here", link === here);
 };
 if (places.length) { addEventListener("scroll", showPlace, {passive: true}); showPlace(); }
 
-// Search: the index is loaded when it is first needed; every word must occur, in any script, also inside words.
+// Search: the index is loaded when it is first needed; every word must occur, in any script, also inside words,
+// whichever hyphens and quotation marks it is written with.
 const dialog = $(".search-dialog"), input = $("input", dialog), results = $(".results", dialog), found = $(".found", dialog);
 const fold = (text) => text.normalize("NFKC").toLowerCase()
+  .replace(/[’‘]/g, "'").replace(/[“”]/g, '"').replace(/[-_\u2010-\u2014・]/g, " ")
   .replace(/[\u3041-\u3096]/g, (c) => String.fromCharCode(c.charCodeAt(0) + 96));
 let entries = null;
 function load() {
@@ -123,7 +127,7 @@ async function search() {
     .sort(([a], [b]) => b - a);
   found.textContent = !terms.length ? "" : hits.length ? `${hits.length} ${words.count}` : `${words.none} “${input.value.trim()}”`;
   found.dataset.of = input.value;
-  const raw = input.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+  const raw = [...new Set([...input.value.trim().toLowerCase().split(/\s+/), ...terms])];
   results.replaceChildren(...hits.slice(0, 40).map(([, entry]) => make("li", {}, Object.assign(make("a", {href: root + entry.url, lang: entry.lang},
     make("b", {}, entry.heading || entry.title, ...(entry.heading ? [make("span", {textContent: ` · ${entry.title}`})] : [])),
     make("small", {}, ...snippet(entry.text, raw)))))));
@@ -138,6 +142,7 @@ $("form", dialog).addEventListener("submit", (event) => {
   $(".results a")?.click();
 });
 dialog.addEventListener("keydown", (event) => {
+  if (event.isComposing || event.keyCode === 229) return;  // these keys are the input method's
   if (event.key === "Escape") { event.preventDefault(); dialog.close(); }  // a search field would only be emptied
   if (!["ArrowDown", "ArrowUp"].includes(event.key)) return;
   const row = [input, ...$$(".results a")], at = row.indexOf(document.activeElement);
