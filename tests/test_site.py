@@ -97,6 +97,15 @@ unfold = "() => document.querySelectorAll('details').forEach(box => { box.open =
 run_axe = "() => axe.run({resultTypes: ['violations']}).then(result => result.violations)"
 
 
+def barriers(page, where: str) -> list[str]:
+    "What axe finds on the page as it stands."
+    found = []
+    for one in page.evaluate(run_axe) if installed.axe() else []:
+        node = one["nodes"][0]
+        found.append(f"{one['id']} at {where}, {len(one['nodes'])} times: {node['html'][:150]} {node['failureSummary'][:200]}")
+    return found
+
+
 def examine(page, url: str, home: str) -> tuple[dict, list[str]]:
     "All that is on a page, and what is wrong with it, in both widths and modes."
     wrong = []
@@ -109,13 +118,10 @@ def examine(page, url: str, home: str) -> tuple[dict, list[str]]:
     wrong += [f"id twice: {id}" for id in {id for id in seen["ids"] if seen["ids"].count(id) > 1}]
     if installed.axe():
         page.add_script_tag(path=installed.axe())
-    for width, mode in zip(widths, ("light", "dark")):
+    for width, mode in zip(widths + widths, ("light", "dark", "dark", "light")):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=mode)
-        for found in page.evaluate(run_axe) if installed.axe() else []:
-            node = found["nodes"][0]
-            wrong.append(f"{found['id']} at {width} px, {mode}, {len(found['nodes'])} times: "
-                         f"{node['html'][:150]} {node['failureSummary'][:200]}")
+        wrong += barriers(page, f"{width} px, {mode}")
     page.evaluate(unfold)
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
@@ -196,6 +202,30 @@ def test_accessibility_rules_were_there():
     assert installed.AXE.split("@")[1] in installed.axe().read_text(encoding="utf-8")[:200]
 
 
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_nothing_keeps_a_reader_out_of_what_opens(address, page, mode):
+    "The search with and without results, the menu of a phone, and everything that folds."
+    if not installed.axe():
+        pytest.skip("no axe-core: python tools/browser.py fetches it where npm is")
+    page.emulate_media(color_scheme=mode)
+    wrong = []
+    for name, word, missed in [("freezing.html", "freeze", "frezze"), ("ja/name.html", "凍結", "転位学習")]:
+        page.set_viewport_size({"width": widths[0], "height": 900})
+        page.goto(address + name)
+        page.add_script_tag(path=installed.axe())
+        for text in (word, missed):
+            assert bool(search(page, text)) == (text == word) and page.locator(".found").inner_text()
+            wrong += barriers(page, f"{name}, searching {text}")
+        page.keyboard.press("Escape")
+        page.evaluate(unfold)
+        wrong += barriers(page, f"{name}, unfolded")
+        page.set_viewport_size({"width": widths[1], "height": 900})
+        wrong += barriers(page, f"{name}, unfolded, narrow")
+        page.click(".menu-button")
+        wrong += barriers(page, f"{name}, menu")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
 def test_the_home_page_is_quick(address, chromium):
     "Its text is there within a second; the best of three counts, for the machine may be busy."
     times = []
@@ -215,7 +245,10 @@ def test_it_reads_without_javascript_and_from_a_folder(site, chromium):
     page.goto((site / "index.html").as_uri())
     assert "Fine-tuning is to take a model" in page.inner_text("main")
     page.goto((site / "ja/name.html").as_uri())
-    assert "JavaScript" in page.inner_text("main")
+    assert "JavaScript" in page.inner_text("main") and not page.locator("#case").is_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.locator("nav.menu a").nth(2).click()
+    assert page.url.endswith("ja/terms.html") and not page.locator(".menu-button").is_visible()
     context.close()
     page = chromium.new_context().new_page()
     page.goto((site / "ja/index.html").as_uri())
@@ -250,8 +283,21 @@ def test_the_menu_opens_on_a_phone(address, page):
     page.click(".menu-button")
     box = page.locator("nav.menu a").first.bounding_box()
     assert box["y"] > 56 and page.get_attribute(".menu-button", "aria-expanded") == "true"
+    page.locator("nav.menu summary").last.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.closest('main')")  # it lies behind the menu
     page.keyboard.press("Escape")
-    assert not page.locator("nav.menu").is_visible()
+    assert not page.locator("nav.menu").is_visible() and not page.locator("main[inert]").count()
+
+
+def test_figures_open_in_full_size_and_contents_open_on_a_phone(address, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(address + "does_freezing_tell.html")
+    page.locator(".contents summary").click()
+    assert page.locator(".contents a").last.is_visible()
+    page.locator("figure a").first.click()
+    page.wait_for_url("**/figures/*.png")
 
 
 def test_code_is_copied(address, page):
@@ -300,6 +346,10 @@ def test_search_finds_words_in_both_languages(address, page):
     for word in ["zxqvwk", "量子色力学", "freeze zxqvwk"]:
         assert not search(page, word), word
     assert "glossary.html#freeze" in search(page, "凍結する")[:3]
+    for word, meant in [("frezze", "freeze"), ("finetunning", "fine-tuning"), ("transfer lerning", "transfer learning")]:
+        assert not search(page, word) and page.locator(".found a").first.inner_text() == meant
+    for word in ["zxqvwk", "量子色力学"]:
+        assert not search(page, word) and word in page.inner_text(".found") and not page.locator(".found a").count()
     found = search(page, "split_by")
     page.keyboard.press("Enter")
     page.wait_for_url(address + found[0])
@@ -522,6 +572,26 @@ def test_what_was_changed_too_is_not_covered(address, page, width):
     assert box["height"] > 20 and page.evaluate(
         "([x, y]) => Boolean(document.elementFromPoint(x, y)?.closest('#also'))",
         [box["x"] + 40, box["y"] + box["height"] - 3]), box
+
+
+def test_one_can_go_back(address, page):
+    "Cases and changes are steps of the history; starting again is the first load; a damaged link is said to be one."
+    page.goto(address + "name.html")
+    first = page.url
+    page.select_option("#case", "lora")
+    page.locator(".flips button").first.click()
+    page.go_back()
+    page.wait_for_function("document.querySelector('#case').value === 'lora'")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#case').value === 'linear-probe'")
+    page.select_option("#case", "lora")
+    page.click("#reset")
+    assert page.url == first and page.input_value("#case") == "linear-probe" and not page.inner_text("#also")
+    page.goto("about:blank")
+    page.goto(address + "name.html#moved=nonsense&update=all")
+    assert "not understood" in page.inner_text("#also")
+    page.select_option("#case", "lora")
+    assert not page.inner_text("#also")
 
 
 def test_all_runs_can_be_told_by_their_address(address, page):
