@@ -350,7 +350,7 @@ class Renderer:
                 return cell[0]
             return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'
         table = re.sub(r"<(t[dh])((?: [^>]*)?)>(.*?)(?=</t[dh]>)", sized, table, flags=re.S)
-        pair = columns == 2 and max(widths[0]) < 46 and max(widths[1]) >= 120  # a source and what it says
+        pair = columns == 2 and 8 <= max(widths[0]) < 46 and max(widths[1]) >= 60  # a source and what it says
         return f'<div class="scroll{" dense" * (columns > 8)}{" pair" * pair}" role="group" aria-label="{self.t("table")}">{table}</div>'
 
 
