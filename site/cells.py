@@ -128,7 +128,8 @@ def curly(text: str) -> str:
 
 def whole(html: str) -> str:
     "A title whose two words for the matter do not break where a line ends."
-    return Markup(re.sub(r"(?i)[“\"]?(?:fine-tuning|transfer learning)[”\"]?", r'<span class="whole">\g<0></span>', html))
+    return Markup(re.sub(r"(?i)[“\"]?(?:fine-tuning|transfer learning)[”\"]?", r'<span class="whole">\g<0></span>',
+                         str(html)))  # a Markup would be escaped again
 
 
 def markdown_html(text: str, prose: bool = False) -> str:

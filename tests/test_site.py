@@ -269,6 +269,12 @@ def test_on_paper_only_the_text_is_left(address, page):
     page.emulate_media(media="print")
     assert not page.locator("nav.menu").is_visible() and not page.locator("header.top").is_visible()
     assert page.locator("main h1").is_visible()
+    page.goto(address + "terms.html")
+    shut = page.locator(".text details:not([open]), .outputs details:not(.fold, [open])").count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shut > 5 and page.locator("details:not(.fold, .contents, [open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".text details:not([open]), .outputs details:not(.fold, [open])").count() == shut
 
 
 def test_light_and_dark_by_hand(address, page):
@@ -322,7 +328,7 @@ def test_each_language_knows_the_other(site, address, page):
     assert {"index.html", "terms.html", "name.html", "glossary.html"} <= set(both)
     for name in both:
         page.goto(address + name)
-        assert page.get_attribute("html", "lang") == "en"
+        assert page.get_attribute("html", "lang") == "en" and "<" not in page.inner_text("h1")
         page.click(".language")
         page.wait_for_url(f"{address}ja/{name}*")
         assert page.get_attribute("html", "lang") == "ja"

@@ -75,7 +75,12 @@ const openTarget = () => {
 };
 addEventListener("hashchange", openTarget);
 openTarget();
-addEventListener("beforeprint", () => $$("details:not(.fold), td > details").forEach((box) => { box.open = true; }));
+let opened = [];  // for paper, and closed again afterwards: a quiz keeps its answers
+addEventListener("beforeprint", () => {
+  opened = $$("details:not(.fold, .contents, [open])");
+  for (const box of opened) box.open = true;
+});
+addEventListener("afterprint", () => { for (const box of opened) box.open = false; });
 
 const places = $$(".toc a").map((link) => [link, document.getElementById(decoded(link.hash))]);
 const showPlace = () => {
