@@ -111,7 +111,7 @@ class Site:
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(here / "theme"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined)
-        self.environment.filters["curly"] = cells.curly
+        self.environment.filters |= {"curly": cells.curly, "whole": cells.whole}
         self.stamp = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:8]
                       for path in (here / "theme").glob("*.*")}
 
@@ -357,10 +357,11 @@ class Site:
         extra = {"name.html": self._name, "glossary.html": self._glossary, "reference.html": self._reference,
                  "reference_index.html": self._reference_index}.get(page.template, lambda page, t: {})(page, t)
         home = self.settings["repository_url"].rstrip("/")
+        description = t("answer") if page.url in ("index.html", "ja/index.html") else cells.plain(page.summary)
         return self.environment.get_template(page.template).render(
             page=page, t=t, menu=self.menu(page), previous=previous, following=following, to=self.to,
             insides=self.insides(page), **{"toc": [h for h in page.body.headings if h[0] <= 3]} | extra,
-            summary=cells.markdown_html(page.summary, page.lang == "en"), description=cells.plain(page.summary),
+            summary=cells.markdown_html(page.summary, page.lang == "en"), description=description,
             home=home, absolute=self.url + "/" if self.url else "", version=self.stamp, texts=texts,
             home_page=next(p for p in self.pages if p.url == ("ja/" if page.lang == "ja" else "") + "index.html"))
 
@@ -418,9 +419,10 @@ class Site:
         page.body.headings = [(2, entry.name, entry.name) for entry in entries]
         page.body.sections = [[e.name, e.name, " ".join([cells.plain(e.doc), *(cells.plain(r[3]) for r in e.rows)])]
                               for entry in entries for e in (entry, *entry.members)]
-        already: set = set()
+        already: set = set()  # a cell stands below the function that it shows rather than below a class
+        shown = {id(e): self.shown(e, t, already) for e in sorted(entries, key=lambda e: e.kind == "class")}
         return {"toc": page.body.headings, "entries": [
-            {"card": self.card(e, names, t, anchor=True, level=2), "shown": self.shown(e, t, already)} for e in entries]}
+            {"card": self.card(e, names, t, anchor=True, level=2), "shown": shown[id(e)]} for e in entries]}
 
     def _reference_index(self, page, t) -> dict:
         def row(entry):

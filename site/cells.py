@@ -14,6 +14,7 @@ from unicodedata import east_asian_width
 
 from latex2mathml.converter import convert as latex_to_mathml
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbdev.process import NBProcessor
 from PIL import Image
@@ -123,6 +124,12 @@ def markdown_block(text: str) -> str:
 def curly(text: str) -> str:
     "Plain text with the apostrophes and quotation marks of print."
     return re.sub(r'"([^"]*)"', "“\\1”", re.sub(r"(?<=\w)'", "’", text))
+
+
+def whole(html: str) -> str:
+    "A title whose two words for the matter do not break where a line ends."
+    return Markup(re.sub(r"(?i)[“\"]?(?:fine-tuning|transfer learning)[”\"]?", r'<span class="whole">\g<0></span>',
+                         str(html)))  # a Markup would be escaped again
 
 
 def markdown_html(text: str, prose: bool = False) -> str:
@@ -316,8 +323,9 @@ class Renderer:
         self.page.figures[file] = content
         picture = Image.open(io.BytesIO(content))
         width, height = picture.size
-        return (f'<figure{" class=chart" * _is_chart(picture)} style="--width:{width}px"><img src="{self.figure_path}{file}" '
-                f'alt="{escape(alt)}" width="{width}" height="{height}" loading="lazy" decoding="async"></figure>')
+        return (f'<figure{" class=chart" * _is_chart(picture)} style="--width:{width}px"><a href="{self.figure_path}{file}"><img '
+                f'src="{self.figure_path}{file}" alt="{escape(alt)}" width="{width}" height="{height}" loading="lazy" '
+                'decoding="async"></a></figure>')
 
     def _html(self, html: str) -> str:
         html = re.sub(r"<style.*?</style>", "", html, flags=re.S).replace("overflow-x:auto", "")
@@ -329,20 +337,22 @@ class Renderer:
 
     def _scroll(self, table: str) -> str:
         "A table that scrolls inside itself; cells with much text get room, short ones do not break."
-        table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break):[^;\"]*;?", "", table)  # the theme decides
+        table = re.sub(r"(?:(?:min-)?width|overflow-wrap|word-break|white-space):[^;\"]*;?", "", table)  # the theme decides
         columns = len(re.findall(r"<t[dh][ >]", table.partition("</tr>")[0]))
         few = columns < 3
+        widths = [[], []]  # of the first and the last column
 
         def sized(cell):
             text = unescape(re.sub(r"<summary>|<details.*?</details>|<(?!br)[^>]+>", "", cell[3], flags=re.S))
             width = max(map(_width, text.split("<br>")))
-            size = "short" if width < (28 if "「" in text else 17) else "medium" if width < 46 else "long" if width < 120 else "longest"
+            widths[len(widths[0]) > len(widths[1])].append(width)
+            size = "short" if width < (32 if "「" in text else 17) else "medium" if width < 46 else "long" if width < 120 else "longest"
             if "writing-mode" in cell[2] or few and width >= 46:
                 return cell[0]
             return f'<{cell[1]} class="{size}"{cell[2]}>{cell[3]}'
         table = re.sub(r"<(t[dh])((?: [^>]*)?)>(.*?)(?=</t[dh]>)", sized, table, flags=re.S)
-        dense = " dense" * (columns > 8)
-        return f'<div class="scroll{dense}" role="group" aria-label="{self.t("table")}">{table}</div>'
+        pair = columns == 2 and 8 <= max(widths[0]) < 46 and max(widths[1]) >= 60  # a source and what it says
+        return f'<div class="scroll{" dense" * (columns > 8)}{" pair" * pair}" role="group" aria-label="{self.t("table")}">{table}</div>'
 
 
 def _width(text: str) -> int:
@@ -369,7 +379,7 @@ def _one_head(found) -> str:
 def _is_chart(picture: Image.Image) -> bool:
     "Is this drawn in a few colours? Then dark mode may turn it dark; photographs and grey letters stay as they are."
     colours = picture.convert("RGB").getcolors(6000) or []  # none when there are more
-    return any(count > 100 and max(colour) - min(colour) > 60 for count, colour in colours)
+    return any(count > 40 and max(colour) - min(colour) > 60 for count, colour in colours)
 
 
 def _defined(source: str) -> list:

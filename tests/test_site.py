@@ -26,6 +26,9 @@ root = Path(__file__).parents[1]
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 pytestmark = pytest.mark.skipif(not installed.chromium(), reason="no Chromium: python tools/browser.py says how")
 widths = 1400, 390
+crossed = [[(1400, "light"), (390, "dark")], [(1400, "dark"), (390, "light")]]
+in_full = {"404.html", "index.html", "terms.html", "does_freezing_tell.html", "name.html", "ja/name.html", "ja/terms.html",
+           "glossary.html", "reference/index.html", "reference/freezing.html"}  # each template, both languages
 most_bytes = 1_500_000
 
 
@@ -97,8 +100,17 @@ unfold = "() => document.querySelectorAll('details').forEach(box => { box.open =
 run_axe = "() => axe.run({resultTypes: ['violations']}).then(result => result.violations)"
 
 
-def examine(page, url: str, home: str) -> tuple[dict, list[str]]:
-    "All that is on a page, and what is wrong with it, in both widths and modes."
+def barriers(page, where: str) -> list[str]:
+    "What axe finds on the page as it stands."
+    found = []
+    for one in page.evaluate(run_axe) if installed.axe() else []:
+        node = one["nodes"][0]
+        found.append(f"{one['id']} at {where}, {len(one['nodes'])} times: {node['html'][:150]} {node['failureSummary'][:200]}")
+    return found
+
+
+def examine(page, url: str, home: str, looks: list) -> tuple[dict, list[str]]:
+    "All that is on a page, and what is wrong with it, in both widths and modes; barriers in these `looks` only."
     wrong = []
     page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -109,13 +121,10 @@ def examine(page, url: str, home: str) -> tuple[dict, list[str]]:
     wrong += [f"id twice: {id}" for id in {id for id in seen["ids"] if seen["ids"].count(id) > 1}]
     if installed.axe():
         page.add_script_tag(path=installed.axe())
-    for width, mode in zip(widths, ("light", "dark")):
+    for width, mode in looks:
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=mode)
-        for found in page.evaluate(run_axe) if installed.axe() else []:
-            node = found["nodes"][0]
-            wrong.append(f"{found['id']} at {width} px, {mode}, {len(found['nodes'])} times: "
-                         f"{node['html'][:150]} {node['failureSummary'][:200]}")
+        wrong += barriers(page, f"{width} px, {mode}")
     page.evaluate(unfold)
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
@@ -137,9 +146,10 @@ def examine_all(site: Path, home: str, names: list[str]) -> list[tuple]:
     found = []
     with playwright.sync_playwright() as start:
         context = start.chromium.launch(executable_path=installed.chromium(), args=installed.FLAGS).new_context()
-        for name in names:
+        for number, name in enumerate(names):
             page = context.new_page()
-            seen, wrong = examine(page, home + name, home)
+            looks = sum(crossed, []) if name in in_full else crossed[number % 2]
+            seen, wrong = examine(page, home + name, home, looks)
             page.close()
             if (bytes_ := weight(site, seen, name, home)) > most_bytes:
                 wrong.append(f"weighs {bytes_:,} bytes")
@@ -151,6 +161,7 @@ def examine_all(site: Path, home: str, names: list[str]) -> list[tuple]:
 def test_every_page(site, address):
     "No error, no outside request, no sideways scroll, no dead link, nothing that keeps a reader out, not too heavy."
     names = pages_of(site)
+    assert in_full <= {*names}
     with ThreadPoolExecutor(2) as pool:
         halves = pool.map(functools.partial(examine_all, site, address), [names[::2], names[1::2]])
         examined = [one for half in halves for one in half]
@@ -179,7 +190,7 @@ def test_a_bad_page_is_found_out(tmp_path, chromium):
         "<img src='none.png'><div style='width:2000px'>wide</div><a href='gone.html'>gone</a>"
         "<script src='http://192.0.2.1/x.js' async></script><script>nothing()</script></main></body></html>")
     page = chromium.new_context().new_page()
-    seen, wrong = examine(page, (tmp_path / "bad.html").as_uri(), tmp_path.as_uri())
+    seen, wrong = examine(page, (tmp_path / "bad.html").as_uri(), tmp_path.as_uri(), crossed[0])
     page.context.close()
     text = "\n".join(wrong)
     for part in ["error: nothing is not defined", "request: http://192.0.2.1/x.js", "picture without alt",
@@ -194,6 +205,30 @@ def test_accessibility_rules_were_there():
     if not installed.axe():
         pytest.skip("no axe-core: python tools/browser.py fetches it where npm is")
     assert installed.AXE.split("@")[1] in installed.axe().read_text(encoding="utf-8")[:200]
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_nothing_keeps_a_reader_out_of_what_opens(address, page, mode):
+    "The search with and without results, the menu of a phone, and everything that folds."
+    if not installed.axe():
+        pytest.skip("no axe-core: python tools/browser.py fetches it where npm is")
+    page.emulate_media(color_scheme=mode)
+    wrong = []
+    for name, word, missed in [("freezing.html", "freeze", "frezze"), ("ja/name.html", "凍結", "転位学習")]:
+        page.set_viewport_size({"width": widths[0], "height": 900})
+        page.goto(address + name)
+        page.add_script_tag(path=installed.axe())
+        for text in (word, missed):
+            assert bool(search(page, text)) == (text == word) and page.locator(".found").inner_text()
+            wrong += barriers(page, f"{name}, searching {text}")
+        page.keyboard.press("Escape")
+        page.evaluate(unfold)
+        wrong += barriers(page, f"{name}, unfolded")
+        page.set_viewport_size({"width": widths[1], "height": 900})
+        wrong += barriers(page, f"{name}, unfolded, narrow")
+        page.click(".menu-button")
+        wrong += barriers(page, f"{name}, menu")
+    assert not wrong, "\n" + "\n".join(wrong)
 
 
 def test_the_home_page_is_quick(address, chromium):
@@ -215,7 +250,10 @@ def test_it_reads_without_javascript_and_from_a_folder(site, chromium):
     page.goto((site / "index.html").as_uri())
     assert "Fine-tuning is to take a model" in page.inner_text("main")
     page.goto((site / "ja/name.html").as_uri())
-    assert "JavaScript" in page.inner_text("main")
+    assert "JavaScript" in page.inner_text("main") and not page.locator("#case").is_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.locator("nav.menu a").nth(2).click()
+    assert page.url.endswith("ja/terms.html") and not page.locator(".menu-button").is_visible()
     context.close()
     page = chromium.new_context().new_page()
     page.goto((site / "ja/index.html").as_uri())
@@ -231,6 +269,12 @@ def test_on_paper_only_the_text_is_left(address, page):
     page.emulate_media(media="print")
     assert not page.locator("nav.menu").is_visible() and not page.locator("header.top").is_visible()
     assert page.locator("main h1").is_visible()
+    page.goto(address + "terms.html")
+    shut = page.locator(".text details:not([open]), .outputs details:not(.fold, [open])").count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shut > 5 and page.locator("details:not(.fold, .contents, [open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".text details:not([open]), .outputs details:not(.fold, [open])").count() == shut
 
 
 def test_light_and_dark_by_hand(address, page):
@@ -250,8 +294,21 @@ def test_the_menu_opens_on_a_phone(address, page):
     page.click(".menu-button")
     box = page.locator("nav.menu a").first.bounding_box()
     assert box["y"] > 56 and page.get_attribute(".menu-button", "aria-expanded") == "true"
+    page.locator("nav.menu summary").last.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.closest('main')")  # it lies behind the menu
     page.keyboard.press("Escape")
-    assert not page.locator("nav.menu").is_visible()
+    assert not page.locator("nav.menu").is_visible() and not page.locator("main[inert]").count()
+
+
+def test_figures_open_in_full_size_and_contents_open_on_a_phone(address, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(address + "does_freezing_tell.html")
+    page.locator(".contents summary").click()
+    assert page.locator(".contents a").last.is_visible()
+    page.locator("figure a").first.click()
+    page.wait_for_url("**/figures/*.png")
 
 
 def test_code_is_copied(address, page):
@@ -271,7 +328,7 @@ def test_each_language_knows_the_other(site, address, page):
     assert {"index.html", "terms.html", "name.html", "glossary.html"} <= set(both)
     for name in both:
         page.goto(address + name)
-        assert page.get_attribute("html", "lang") == "en"
+        assert page.get_attribute("html", "lang") == "en" and "<" not in page.inner_text("h1")
         page.click(".language")
         page.wait_for_url(f"{address}ja/{name}*")
         assert page.get_attribute("html", "lang") == "ja"
@@ -300,10 +357,59 @@ def test_search_finds_words_in_both_languages(address, page):
     for word in ["zxqvwk", "量子色力学", "freeze zxqvwk"]:
         assert not search(page, word), word
     assert "glossary.html#freeze" in search(page, "凍結する")[:3]
+    for word, meant in [("frezze", "freeze"), ("finetunning", "fine-tuning"), ("transfer lerning", "transfer learning")]:
+        assert not search(page, word) and page.locator(".found a").first.inner_text() == meant
+    for word in ["zxqvwk", "量子色力学"]:
+        assert not search(page, word) and word in page.inner_text(".found") and not page.locator(".found a").count()
     found = search(page, "split_by")
     page.keyboard.press("Enter")
     page.wait_for_url(address + found[0])
     assert "reference/freezing.html#split_by" in found[0]
+
+
+def test_search_folds_marks_that_look_alike(address, page):
+    "Apostrophes, hyphens and middle dots of any kind find the same."
+    page.goto(address + "index.html")
+    for word, other in [("fastai's", "fastai’s"), ("fine-tuning", "fine\u2011tuning"), ("split_by", "split by"),
+                        ("ファイン チューニング", "ファイン・チューニング")]:
+        found = search(page, word)
+        assert found and search(page, other) == found, other
+    assert search(page, "fastai's") != search(page, "fastai")
+
+
+def test_keys_of_an_input_method_stay_with_it(address, page):
+    "While Japanese is being composed, arrows and Escape choose words; afterwards they work in the search again."
+    page.goto(address + "ja/index.html")
+    press = """([key, composing]) => document.activeElement.dispatchEvent(
+      new KeyboardEvent('keydown', {key, isComposing: composing, bubbles: true, cancelable: true}))"""
+    assert search(page, "凍結")
+    for key in ("ArrowDown", "Escape"):
+        assert page.evaluate(press, [key, True])  # nobody prevented what the key does
+        assert page.evaluate("document.activeElement.tagName") == "INPUT" and page.locator("dialog").is_visible()
+    assert not page.evaluate(press, ["ArrowDown", False])
+    assert page.evaluate("document.activeElement.tagName") == "A"
+    page.evaluate(press, ["Escape", False])
+    assert not page.locator("dialog").is_visible()
+
+
+def test_a_broken_anchor_does_no_harm(address, page):
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address + "freezing.html#%E0%A4%A")
+    assert search(page, "freeze") and not wrong
+    assert page.locator(".toc a.here, .code .copy").count()
+
+
+def test_the_contents_mark_the_section_that_one_reads(address, page):
+    page.emulate_media(reduced_motion="reduce")
+    page.goto(address + "freezing.html")
+    here = "document.querySelector('.toc a.here')?.textContent"
+    links = page.locator(".toc a")
+    for number in (1, 3, links.count() // 2):
+        links.nth(number).click()
+        page.wait_for_function(f"{here} === {json.dumps(links.nth(number).inner_text())}", timeout=2000)
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_function(f"{here} === {json.dumps(links.last.inner_text())}", timeout=2000)
 
 
 # Glossary and reference
@@ -451,6 +557,52 @@ def test_a_link_brings_the_state(address, page, chromium):
         there.locator("#case").select_option("lora")
         assert state_in(there.url) == CASES["lora"].run
     there.context.close()
+
+
+def test_links_within_the_page_keep_the_answers(address, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(address + "name.html")
+    page.select_option("#case", "lora")
+    for press in (lambda: page.click("#bar"), lambda: page.evaluate("location.hash = 'verdicts'"),
+                  lambda: page.locator(".naming .anchor").first.evaluate("link => link.click()"),
+                  lambda: (page.focus(".skip"), page.keyboard.press("Enter"))):
+        press()
+        page.wait_for_timeout(50)
+        assert page.input_value("#case") == "lora"
+        assert check_against_python({**page.evaluate(read_page), "url": page.locator(".language").evaluate("a => a.href")}) \
+            == CASES["lora"].run
+    assert page.evaluate("document.activeElement.id") == "page-text"
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1250])
+def test_what_was_changed_too_is_not_covered(address, page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(address + "ja/name.html")
+    page.locator("[name=carrier][value=none]").check(force=True)
+    box = page.locator("#also").bounding_box()
+    assert box["height"] > 20 and page.evaluate(
+        "([x, y]) => Boolean(document.elementFromPoint(x, y)?.closest('#also'))",
+        [box["x"] + 40, box["y"] + box["height"] - 3]), box
+
+
+def test_one_can_go_back(address, page):
+    "Cases and changes are steps of the history; starting again is the first load; a damaged link is said to be one."
+    page.goto(address + "name.html")
+    first = page.url
+    page.select_option("#case", "lora")
+    page.locator(".flips button").first.click()
+    page.go_back()
+    page.wait_for_function("document.querySelector('#case').value === 'lora'")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#case').value === 'linear-probe'")
+    page.select_option("#case", "lora")
+    page.click("#reset")
+    assert page.url == first and page.input_value("#case") == "linear-probe" and not page.inner_text("#also")
+    page.goto("about:blank")
+    page.goto(address + "name.html#moved=nonsense&update=all")
+    assert "not understood" in page.inner_text("#also")
+    page.select_option("#case", "lora")
+    assert not page.inner_text("#also")
 
 
 def test_all_runs_can_be_told_by_their_address(address, page):

@@ -42,6 +42,8 @@ function fromAddress() {
       if (value >= 0 && run[fact] !== value) run = changed(run, fact, value);
     });
   }
+  const understood = [...given].every(([id, text]) => facts.some(([fact, values], f) => fact === id && values[run[f]] === text));
+  $("#also").textContent = understood ? "" : says.damaged;
   return run;
 }
 function inPython(run) {
@@ -71,10 +73,10 @@ function showFlips() {
   $("#flip-list").replaceChildren(...changes.map((change) => {
     const button = make("button", {type: "button", textContent: meaning(change.fact, change.value)});
     button.dataset.change = `${facts[change.fact][0]}=${facts[change.fact][1][change.value]}`;
-    button.addEventListener("click", () => { go(change.run, change.fact); $("#summary").scrollIntoView({block: "center"}); });
+    button.addEventListener("click", () => { go(change.run, change.fact, true); $("#summary").scrollIntoView({block: "center"}); });
     const rows = wordKeys.map((key, w) => {
       const flips = change.flips.filter((flip) => flip[1] === w);
-      return flips.length ? make("p", {}, says[key] + says.colon, ...flips.flatMap(([s, , , after], i) => [i ? says.comma : "",
+      return flips.length ? make("p", {}, says[key] + says.colon, ...flips.flatMap(([s, , , after], i) => [i ? " · " : "",
         make("span", {className: after ? "plus" : "", textContent: `${after === null ? "?" : after ? "+" : "−"} ${schools[s][1]}`})])) : "";
     });
     return make("li", {}, make("div", {}, button), make("div", {}, ...rows));
@@ -83,9 +85,11 @@ function showFlips() {
     const count = flipsOf(state, changed(state, f, v)).length, badge = $(`input[name="${id}"][value="${value}"] + span .flip`);
     badge.textContent = count || "";
     badge.title = count ? says.count.replace("{n}", count) : "";
+    badge.nextElementSibling.textContent = count ? says.comma + badge.title : "";
   });
 }
-let chosen = "linear-probe";
+const first = "linear-probe";
+let chosen = first;
 function showState() {
   for (const [f, [id, values]] of facts.entries()) $(`input[name="${id}"][value="${values[state[f]]}"]`).checked = true;
   const same = cases.filter(([, run]) => run.join() === state.join());
@@ -93,15 +97,19 @@ function showState() {
   $("#case").value = known ? known[0] : "";
   $("#point").textContent = known ? known[2] : "";
   $("#code").textContent = inPython(state);
+  $(".language").hash = inAddress(state);
   showVerdicts();
   showFlips();
 }
-function go(run, fact = null) {
+const runOf = (id) => [...cases.find(([known]) => known === id)[1]];
+// `fact` is what the reader answered; `step` makes a place in the history to come back to.
+function go(run, fact = null, step = false) {
   const others = fact === null ? [] : facts.map((_, f) => f).filter((f) => f !== fact && run[f] !== state[f]);
   $("#also").textContent = others.length ? `${says.also} ${others.map((f) => meaning(f, run[f])).join(says.comma)}` : "";
   state = run;
-  $(".language").hash = inAddress(run);
-  try { history.replaceState(null, "", `#${inAddress(run)}`); } catch { location.replace(`#${inAddress(run)}`); }
+  const address = `#${inAddress(run)}`;
+  const write = step && address !== location.hash ? "pushState" : "replaceState";
+  try { history[write](null, "", address); } catch { location.replace(address); }
   showState();
 }
 $(".questions").addEventListener("change", (event) => {
@@ -111,9 +119,19 @@ $(".questions").addEventListener("change", (event) => {
 });
 $("#case").addEventListener("change", (event) => {
   const known = cases.find(([id]) => id === event.target.value);
-  if (known) { chosen = known[0]; go([...known[1]]); }
+  if (known) { chosen = known[0]; go([...known[1]], null, true); }
 });
-$("#share").addEventListener("click", (event) => copy(event.target, location.href, says.share));
-$("#reset").addEventListener("click", () => go([...nameData.default]));
-addEventListener("hashchange", () => { state = fromAddress(); showState(); });
-go(location.hash.length > 1 ? fromAddress() : [...cases.find(([id]) => id === chosen)[1]]);
+$("#share").addEventListener("click", (event) => copy(event.target, `${location.href.split("#")[0]}#${inAddress(state)}`, says.share));
+$("#reset").addEventListener("click", () => { chosen = first; go(runOf(first), null, true); });
+// The address holds the answers, so what leads to a place on this page must not replace them.
+const hasState = () => location.hash.includes("=");
+addEventListener("hashchange", () => { if (hasState()) { state = fromAddress(); showState(); } });
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("#bar, .naming .anchor, .skip");
+  if (!link) return;
+  event.preventDefault();
+  const target = document.getElementById(link.hash.slice(1));
+  target.scrollIntoView();
+  if (link.matches(".skip")) { target.tabIndex = -1; target.focus({preventScroll: true}); }
+});
+if (hasState()) { state = fromAddress(); showState(); } else go(runOf(first));
