@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from numbers import Integral
 
 from fastai.learner import Learner
 from fastai.torch_core import get_model
+from fastcore.foundation import L
 from torch import nn
 
 # %% ../nbs/02a_selecting.ipynb #names
@@ -81,6 +83,8 @@ def _select_pattern(model, pattern: str) -> list:
         found = [name for name in _named(model) if re.match(pattern, name)]
     except re.error as error:
         raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    if not found and not _named(model):
+        raise ValueError(f"the model has no parameters, so none matches {pattern!r}")
     if not found:
         known = [*_named(model), *(name for name, _ in model.named_modules() if name)]
         near = get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
@@ -120,13 +124,13 @@ def _select_callable(model, function: Callable) -> list:
 def _select(learner, what: Selector) -> set:
     "Names of the parameters that a selector means."
     model = _model_of(learner)
-    if isinstance(what, int) and not isinstance(what, bool):
-        found = _select_groups(learner, what)
+    if isinstance(what, Integral) and not isinstance(what, bool):
+        found = _select_groups(learner, int(what))
     elif isinstance(what, str):
         found = _select_pattern(model, what)
     elif isinstance(what, nn.Module):
         found = _select_module(model, what)
-    elif isinstance(what, (list, tuple)):
+    elif isinstance(what, (list, tuple, L)):
         if not what:
             raise ValueError("an empty list selects nothing: give a regex, a module or a function")
         found = set().union(*(_select(learner, part) for part in what))
