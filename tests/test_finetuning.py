@@ -31,7 +31,7 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import nn
 
-from ft_tutorial import checkpoints
+from ft_tutorial import caching, checkpoints
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 from ft_tutorial.plans import STRATEGIES, Phase, plan
@@ -549,6 +549,69 @@ def test_callbacks_of_a_generator_are_there_in_all_phases(tmp_path):
             fits.append(1)
     fine_tune(plain_learner(tmp_path), 1, cbs=(callback for callback in [Seen()]))
     assert len(fits) == 2
+
+
+def swap_rows(learner):
+    weight = learner.model[0][0].weight.data
+    weight.copy_(weight.flip(0))
+
+
+def swap_pairs(learner):
+    "Of a weight of ones: what adds up the same with the numbers of the places, too."
+    weight = learner.model[0][3].weight.data.view(-1)
+    weight[:4] = -weight[:4]
+
+
+def replace_dataset(learner):
+    learner.dls.train.dataset = make_items(65)[:64]
+
+
+def replace_module(learner):
+    learner.model[0][2] = nn.Tanh()
+
+
+def add_hook(learner):
+    learner.model[0][0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 100,))
+
+
+def add_transform(learner):
+    learner.dls.train.after_item = lambda item: (item[0] * 100, item[1])
+
+
+@pytest.mark.parametrize("change, match", [(swap_rows, "0.0.weight moved"), (swap_pairs, "0.3.weight moved"),
+                                           (replace_dataset, "the dataset or the transforms"), (replace_module, "0.2 of the body was replaced"),
+                                           (add_hook, "0.0.*has a forward pre-hook"), (add_transform, "the dataset or the transforms")])
+def test_what_makes_kept_features_stale_is_noticed(tmp_path, change, match):
+    learner = plain_learner(tmp_path)
+    learner.model[0][3].weight.data.fill_(1).view(-1)[[1, 2]] = -1
+    freeze(learner, -1)
+    with caching.cached(learner):
+        learner.fit(1)
+        change(learner)
+        with pytest.raises(ValueError, match=match):
+            learner.fit(1)
+
+
+def test_a_hook_of_before_the_block_is_refused(tmp_path):
+    learner = plain_learner(tmp_path)
+    freeze(learner, -1)
+    with caching.cached(learner):  # what holds norm layers still is no obstacle
+        learner.fit(1)
+    add_hook(learner)
+    with pytest.raises(ValueError, match="forward pre-hook"), caching.cached(learner):
+        pass
+
+
+def test_the_learner_in_a_block_before_the_first_fit(tmp_path):
+    learner = plain_learner(tmp_path)
+    freeze(learner, -1)
+    x = torch.randn(3, 4)
+    expected = learner.model.eval()(x)
+    with caching.cached(learner):
+        assert learner.model.eval()(x).equal(expected)
+        with pytest.raises(ValueError, match="leave it, add them"):
+            learner.dls.train.after_batch.add(noop)
+        learner.fit(1)
 
 
 @pytest.mark.parametrize("make", ["plain", "timm", "torchvision"])
