@@ -34,7 +34,7 @@ from torch import nn
 from ft_tutorial import caching, checkpoints
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
-from ft_tutorial.plans import STRATEGIES, Phase, plan
+from ft_tutorial.plans import STRATEGIES, Phase, Plan, plan
 
 torch.set_num_threads(1)
 root = Path(__file__).parents[1]
@@ -211,6 +211,48 @@ def test_only_what_is_planned_moves(tmp_path, strategy):
         assert sum(s for s, m in zip(sizes, moved) if m) == sum(planned.trainable[index])
         assert not any(m for m, name in zip(moves, before) if "running" in name)
         assert all(p.requires_grad for p in learner.model.parameters())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    learner = plain_learner(tmp_path)
+    planned = plan(learner, np.int64(2), np.float32(1e-2), freeze_epochs=np.int32(1), pct_start=np.float32(0.25),
+                   wd=np.float32(0.25), moms=np.array([0.9, 0.8, 0.9]))
+    assert planned == plan(learner, 2, float(np.float32(1e-2)), pct_start=0.25, wd=0.25, moms=(0.9, 0.8, 0.9))
+    assert Plan.from_json(planned.to_json()) == planned
+    fine_tune(learner, np.int64(1), wd=np.float32(0.01), checkpoint=tmp_path / "run.pt")
+
+
+def test_no_momentum_and_no_rise(tmp_path):
+    learner, keep = plain_learner(tmp_path, opt_func=SGD, moms=(0.0, 0.0, 0.0)), Keep()
+    planned = plan(learner, 1, freeze_epochs=0, pct_start=0.0)
+    fine_tune(learner, planned, cbs=keep)
+    assert np.array_equal(keep.rates, planned.rates) and not np.any(keep.momenta) and keep.rates[0][-1] == planned.phases[0].lr[-1]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(make_items())
+
+
+def test_a_loader_without_batches_is_refused(tmp_path):
+    learner = plain_learner(tmp_path, bs=65)
+    for call in (plan, fine_tune):
+        with pytest.raises(ValueError, match="gives no batch.*drop_last"):
+            call(learner, 1)
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=16)
+    learner.dls = DataLoaders(stream, learner.dls.valid)
+    with pytest.raises(TypeError, match="training loader, a DataLoader, .*__len__"):
+        fine_tune(learner, 1)
+    assert learner.opt is None
+
+
+@pytest.mark.parametrize("cache", ["lots", 0.5, ""])
+def test_a_cache_of_no_size_is_refused(tmp_path, cache):
+    learner = plain_learner(tmp_path)
+    for call in (plan, fine_tune):
+        with pytest.raises((TypeError, ValueError), match="'2GB'"):
+            call(learner, 1, cache=cache)
+    assert learner.opt is None
 
 
 class Break(Callback):
