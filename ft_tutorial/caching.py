@@ -223,7 +223,7 @@ def _sources(kept: list) -> list:
 class CacheGuard(Callback):
     "Stops a fit when the kept features are no longer those that the body would give."
     order = -100
-    
+
     def __init__(self, cut: Cut, kept: list):
         self.cut, self.kept, self.before = cut, kept, _fingerprint(cut)
         self.modules, self.sources, self.datasets = _modules(cut), _sources(kept), [part.dl.dataset for part in kept]
@@ -242,6 +242,11 @@ class CacheGuard(Callback):
 
     def still(self) -> None:
         "Raise `ValueError` where body or items are not those whose features were kept."
+        now = _fingerprint(self.cut)
+        for name in {**self.before, **now}:
+            if now.get(name) != self.before.get(name):
+                raise ValueError(f"{name} moved in the block, so the kept features are stale: "
+                                 "leave the block and enter it anew")
         if _sources(self.kept) != self.sources:
             raise ValueError("the dataset or the transforms of a loader were changed in the block, so the kept features "
                              "are stale: leave the block and enter it anew")
@@ -250,11 +255,6 @@ class CacheGuard(Callback):
             if name not in modules or name not in self.modules or modules[name] is not self.modules[name]:
                 raise ValueError(f"the module {name} of the body was replaced in the block, so the kept features are "
                                  "stale: leave the block and enter it anew")
-        now = _fingerprint(self.cut)
-        for name in {**self.before, **now}:
-            if now.get(name) != self.before.get(name):
-                raise ValueError(f"{name} moved in the block, so the kept features are stale: "
-                                 "leave the block and enter it anew")
 
     def __reduce__(self): return Callback, (), {"learn": self.learn}  # what is saved keeps no features
 
