@@ -122,6 +122,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_tutorial/checkpoints.py'),
                                          'ft_tutorial.checkpoints._callback_states': ( 'checkpoints.html#_callback_states',
                                                                                        'ft_tutorial/checkpoints.py'),
+                                         'ft_tutorial.checkpoints._callbacks': ( 'checkpoints.html#_callbacks',
+                                                                                 'ft_tutorial/checkpoints.py'),
                                          'ft_tutorial.checkpoints._collect': ('checkpoints.html#_collect', 'ft_tutorial/checkpoints.py'),
                                          'ft_tutorial.checkpoints._done': ('checkpoints.html#_done', 'ft_tutorial/checkpoints.py'),
                                          'ft_tutorial.checkpoints._file': ('checkpoints.html#_file', 'ft_tutorial/checkpoints.py'),

@@ -26,6 +26,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from . import __version__
+from .caching import CacheGuard
 from .plans import Plan
 
 # %% ../nbs/04c_checkpoints.ipynb #plain
@@ -207,13 +208,16 @@ def _say_lost(callback: Callback, lost: list, said: set) -> None:
                  "checkpoint. If it changes in training, a run that is gone on with will differ")
 
 # %% ../nbs/04c_checkpoints.ipynb #callbacks
+def _callbacks(learner: Learner, but: Callback) -> list:
+    "All whose state is kept; the guard of cached features knows only those of this process."
+    return [callback for callback in learner.cbs if callback is not but and not isinstance(callback, CacheGuard)]
+
 def _callback_states(learner: Learner, but: Callback, said: set) -> list:
     states = []
-    for callback in learner.cbs:
-        if callback is not but:
-            kept, lost = _attributes(callback)
-            _say_lost(callback, lost, said)
-            states.append((type(callback).__name__, kept))
+    for callback in _callbacks(learner, but):
+        kept, lost = _attributes(callback)
+        _say_lost(callback, lost, said)
+        states.append((type(callback).__name__, kept))
     return states
 
 def _set_attribute(callback: Callback, name: str, value) -> None:
@@ -233,7 +237,7 @@ def _set_attribute(callback: Callback, name: str, value) -> None:
 
 def _set_callback_states(learner: Learner, states: list, but: Callback) -> None:
     "Give each callback of the same kind, in turn, what it remembered; say which are there only then, or only now."
-    waiting, gone = [callback for callback in learner.cbs if callback is not but], []
+    waiting, gone = _callbacks(learner, but), []
     for kind, attributes in states:
         callback = next((cb for cb in waiting if type(cb).__name__ == kind), None)
         if callback is None:
@@ -243,7 +247,7 @@ def _set_callback_states(learner: Learner, states: list, but: Callback) -> None:
         for name, value in attributes.items():
             _set_attribute(callback, name, value)
     for kinds, when in [(gone, "before, but not now"), ([type(cb).__name__ for cb in waiting], "now, but not before")]:
-        named = [kind for kind in kinds if kind not in ("ProgressCallback", "CacheGuard")]  # they do not train
+        named = [kind for kind in kinds if kind != "ProgressCallback"]  # it only shows
         if named:
             _say(f"Callbacks {when}: {', '.join(named)}. The run may differ from one that was not stopped")
 
@@ -270,7 +274,8 @@ def _loss_module(learner: Learner) -> nn.Module | None:
 
 def _other_buffers(model) -> dict:
     "Buffers that are not in the model's state dict."
-    return {name: buffer for name, buffer in model.named_buffers() if name not in model.state_dict()}
+    kept = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 def _load_model(model, state: dict) -> None:
     "All of the model that is in a checkpoint."
@@ -285,8 +290,9 @@ def _kind(learner: Learner) -> list:
     opt, make = learner.opt, learner.opt_func
     if not opt:
         opt = make if isinstance(make, OptimWrapper) else make(learner.splitter(get_model(learner.model)), lr=learner.lr)
-    steps = [getattr(step, "func", step).__name__ for step in getattr(opt, "cbs", [])]
-    return [type(opt).__name__, type(getattr(opt, "opt", None)).__name__, steps]
+    steps = [getattr(step, "func", step) for step in getattr(opt, "cbs", [])]
+    return [type(opt).__name__, type(getattr(opt, "opt", None)).__name__,
+            [getattr(step, "__name__", type(step).__name__) for step in steps]]
 
 def _metric_names(learner: Learner) -> list:
     return [metric.name for metric in learner.metrics]

@@ -226,7 +226,8 @@ def test_no_momentum_and_no_rise(tmp_path):
     learner, keep = plain_learner(tmp_path, opt_func=SGD, moms=(0.0, 0.0, 0.0)), Keep()
     planned = plan(learner, 1, freeze_epochs=0, pct_start=0.0)
     fine_tune(learner, planned, cbs=keep)
-    assert np.array_equal(keep.rates, planned.rates) and not np.any(keep.momenta) and keep.rates[0][-1] == planned.phases[0].lr[-1]
+    assert np.array_equal(keep.rates, planned.rates) and not np.any(keep.momenta)
+    assert keep.rates[0][-1] == planned.phases[0].lr[-1]
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -369,7 +370,8 @@ class Noise(Callback):
     "Adds noise to gradients, from a generator of its own."
     def __init__(self, kind):
         self.kind = kind
-        self.rng = dict(torch=torch.Generator().manual_seed(3), python=random.Random(3), numpy=np.random.default_rng(3))[kind]
+        self.rng = dict(torch=torch.Generator().manual_seed(3), python=random.Random(3),
+                        numpy=np.random.default_rng(3))[kind]
 
     def before_step(self):
         draw = dict(torch=lambda: torch.rand(1, generator=self.rng), python=lambda: self.rng.random(),
@@ -510,7 +512,8 @@ def adamw(params, **kwargs):
     ("metrics", dict(), dict(metrics=[])),
     ("items in a batch", dict(bs=16), dict(bs=15)),
     ("loss function", dict(), dict(loss_func=MovingLoss())),
-    ("generators", dict(dls=torch_loaders(random_sampler)), dict(dls=torch_loaders(lambda items, g: random_sampler(items, None))))])
+    ("generators", dict(dls=torch_loaders(random_sampler)),
+     dict(dls=torch_loaders(lambda items, generator: random_sampler(items, None))))])
 def test_another_run_is_refused(tmp_path, what, first, second):
     def make(dls=None, opt_func=Adam, bs=16, **parts):
         learner = plain_learner(tmp_path, opt_func=opt_func, bs=bs)
@@ -620,9 +623,10 @@ def add_transform(learner):
     learner.dls.train.after_item = lambda item: (item[0] * 100, item[1])
 
 
-@pytest.mark.parametrize("change, match", [(swap_rows, "0.0.weight moved"), (swap_pairs, "0.3.weight moved"),
-                                           (replace_dataset, "the dataset or the transforms"), (replace_module, "0.2 of the body was replaced"),
-                                           (add_hook, "0.0.*has a forward pre-hook"), (add_transform, "the dataset or the transforms")])
+@pytest.mark.parametrize("change, match", [
+    (swap_rows, "0.0.weight moved"), (swap_pairs, "0.3.weight moved"), (replace_module, "0.2 of the body was replaced"),
+    (replace_dataset, "the dataset or the transforms"), (add_transform, "the dataset or the transforms"),
+    (add_hook, "0.0.*has a forward pre-hook")])
 def test_what_makes_kept_features_stale_is_noticed(tmp_path, change, match):
     learner = plain_learner(tmp_path)
     learner.model[0][3].weight.data.fill_(1).view(-1)[[1, 2]] = -1
