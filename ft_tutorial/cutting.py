@@ -271,7 +271,7 @@ def _refuse_body(cut: Cut) -> None:
 def _foreign(hook) -> bool:
     "Is this pre-hook neither one that holds a layer still nor a part of PyTorch, as spectral_norm's?"
     own = isinstance(hook, (_HoldStill, _HoldAgain))
-    return not own and not getattr(hook, "__module__", "").startswith("torch.")
+    return not own and not (getattr(hook, "__module__", None) or "").startswith("torch.")
 
 def _refuse_callbacks(learner: Learner) -> None:
     "Refuse callbacks that change what the body is given, or the body."
