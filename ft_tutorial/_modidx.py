@@ -522,6 +522,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ft_tutorial.plans._title': ('plans.html#_title', 'ft_tutorial/plans.py'),
                                    'ft_tutorial.plans._trainable': ('plans.html#_trainable', 'ft_tutorial/plans.py'),
                                    'ft_tutorial.plans._tuples': ('plans.html#_tuples', 'ft_tutorial/plans.py'),
+                                   'ft_tutorial.plans._whole': ('plans.html#_whole', 'ft_tutorial/plans.py'),
                                    'ft_tutorial.plans._with_cache': ('plans.html#_with_cache', 'ft_tutorial/plans.py'),
                                    'ft_tutorial.plans.plan': ('plans.html#plan', 'ft_tutorial/plans.py')},
             'ft_tutorial.reporting': { 'ft_tutorial.reporting._draw': ('reporting.html#_draw', 'ft_tutorial/reporting.py'),

@@ -9,7 +9,6 @@ __all__ = ['asset', 'known_names', 'whole_number', 'own_rng', 'shuffled', 'cache
 import csv, difflib, hashlib, json, os, random, sys, tempfile, time
 from contextlib import contextmanager, suppress
 from importlib import resources
-from numbers import Integral
 from pathlib import Path
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ def whole_number(name: str,  # of the argument, for the message
                  why: str = "",  # added to the message
                 ) -> None:
     "Refuse `value` unless it is a whole number from `least` to `most`."
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < least or (most is not None and value > most):
         limit = f"at least {least}" if most is None else f"{least} to {most}"

@@ -40,6 +40,12 @@ def _numbers(name: str, values, most: float = math.inf, above: bool = True) -> t
             raise ValueError(f"{name}={value}, but it must be {least}" + f" and at most {most}" * (most < math.inf))
     return tuple(float(value) for value in values)
 
+def _whole(name: str, value, least: int = 1) -> int:
+    "A whole number, also one of NumPy's, as Python's; or an error that names it."
+    value = int(value) if isinstance(value, np.integer) else value
+    whole_number(name, value, least)
+    return value
+
 def _tidy_lr(lr):
     "A learning rate in one of its three forms, checked."
     if isinstance(lr, slice):
@@ -69,10 +75,9 @@ class Phase:
     wd: float | None = None  # weight decay; `None`: the learner's
 
     def __post_init__(self):
-        whole_number("epochs", self.epochs)
         if self.batchnorm not in ("frozen", "train"):
             raise ValueError(f'batchnorm must be "frozen" or "train", not {self.batchnorm!r}')
-        tidy = dict(epochs=int(self.epochs), lr=_tidy_lr(self.lr))
+        tidy = dict(epochs=_whole("epochs", self.epochs), lr=_tidy_lr(self.lr))
         tidy["div"], tidy["div_final"] = *_numbers("div", [self.div]), *_numbers("div_final", [self.div_final])
         tidy["pct_start"], = _numbers("pct_start", [self.pct_start], most=1, above=False)
         if self.wd is not None:
@@ -321,7 +326,7 @@ def _steps(learner: Learner) -> int:
 def _make_phases(groups: int, epochs: int, given: dict) -> list:
     "The phases that a strategy makes of the arguments of `plan`."
     for name, number in dict(epochs=epochs, freeze_epochs=given["freeze_epochs"]).items():
-        whole_number(name, number, least=0)
+        _whole(name, number, least=0)
     if given["strategy"] not in STRATEGIES:
         raise ValueError(f"strategy={given['strategy']!r}, but it must be one of {', '.join(STRATEGIES)}, or give "
                          "a list of phases in place of epochs")
