@@ -408,7 +408,7 @@ class Average(Callback):
         self.held = self.held or copy.deepcopy(self.model[1])
         with torch.no_grad():
             for a, p in zip(self.held.parameters(), self.model[1].parameters()):
-                p.copy_(a.lerp_(p, 0.3))
+                p.lerp_(a.lerp_(p, 0.3), 0.5)
 
 
 class MovingLoss(nn.Module):
