@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from fastai.learner import CastToTensor, Learner
 from fastai.torch_core import retain_type
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from .cutting import (Cut, _deciding, _device, _features, _generators, _look, _refuse_body,
+from .cutting import (Cut, _body, _deciding, _device, _features, _generators, _look, _refuse_body,
                                  _refuse_callbacks, _set_mode, _tensors, _untouched)
 from .freezing import _model_of
 
@@ -139,9 +141,17 @@ def _fill(kept: _Kept, learner: Learner, cut: Cut) -> None:
         raise ValueError(f"the dataset skipped {kept.dl.n - first} items: take them out of it")
 
 # %% ../nbs/04b_caching.ipynb #block
+class _AfterBatch:
+    "In the place of transforms that the rows have been through."
+    def __init__(self, kept: _Kept): self.kept = kept
+    def __call__(self, batch): return self.kept.given(batch)
+
+    def add(self, *given, **how):
+        raise ValueError("transforms cannot be added in the block: leave it, add them, and enter it anew")
+
 class _CachedLoader:
     "What a loader becomes in the block: the same order and batches, but rows instead of items."
-    after_batch = property(lambda self: self._kept.given)  # rows have been through the transforms
+    after_batch = property(lambda self: _AfterBatch(self._kept))  # rows have been through the transforms
 
     def create_batches(self, numbers): return map(self._kept.give, self.chunkify(numbers))
 
@@ -165,9 +175,9 @@ class _Forward:
         self.learner, self.cut, self.usual = learner, cut, cut.model.forward
 
     def __call__(self, *inputs, **named):
-        loader = self.learner.dl
+        loader = getattr(self.learner, "dl", None)  # before the first fit there is none
         loader = getattr(loader, "__dict__", {}).get("dl", loader)  # distributed training wraps it
-        from_loop = {*map(id, inputs)} & {*map(id, self.learner.xb)}
+        from_loop = {*map(id, inputs)} & {*map(id, getattr(self.learner, "xb", ()))}
         if not (isinstance(loader, _CachedLoader) and from_loop):
             return self.usual(*inputs, **named)
         batch, n_features = loader._kept.batch, loader._kept.n_features
@@ -181,21 +191,42 @@ class _Forward:
     def __reduce__(self): return getattr, (self.cut.model, "forward")  # a copied network has its own
 
 # %% ../nbs/04b_caching.ipynb #sum-of-bits
+@cache
+def _multipliers(device: torch.device) -> Tensor:
+    "One odd random number for each place; always the same ones."
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(-2**63, 2**63 - 1, (2**16,), generator=generator) | 1).to(device)
+
 def _sum_of_bits(tensor: Tensor) -> tuple:
+    "Sums of four-byte words, each times the number of its place: words that change places change them too."
     flat = tensor.detach().reshape(-1).view(torch.uint8)
-    whole = len(flat) // 8 * 8
-    words = flat[:whole] if flat.storage_offset() % 8 == 0 else flat[:whole].clone()
-    return tensor.shape, words.view(torch.int64).sum().item(), flat[whole:].sum().item()
+    whole = len(flat) // 4 * 4
+    words = flat[:whole] if flat.storage_offset() % 4 == 0 else flat[:whole].clone()
+    numbers = _multipliers(flat.device)
+    sums = [(part * numbers[:len(part)]).sum() for part in words.view(torch.int32).split(len(numbers))]
+    return tensor.shape, *torch.stack(sums).tolist(), *flat[whole:].tolist()
 
 def _fingerprint(cut: Cut) -> dict:
-    "A number for each tensor of the body, which changes when one of its bits does."
+    "Numbers for each tensor of the body, which change when one of its bits does."
     return {name: _sum_of_bits(tensor) for name, tensor in _deciding(cut).items()}
+
+def _modules(cut: Cut) -> dict:
+    "The body's modules. For norm layers their tensors decide: fastai's distributed training converts them."
+    return {name: None if isinstance(module, _BatchNorm) else module for name, module in _body(cut)}
+
+def _sources(kept: list) -> list:
+    "Where each loader's items come from, and the transforms that they go through."
+    return [(id(part.dl.dataset), [[*getattr(stage, "fs", [stage])] for stage in (part.dl.after_item, part.dl.before_batch)])
+            for part in kept]
 
 # %% ../nbs/04b_caching.ipynb #guard
 class CacheGuard(Callback):
     "Stops a fit when the kept features are no longer those that the body would give."
     order = -100
-    def __init__(self, cut: Cut): self.cut, self.before = cut, _fingerprint(cut)
+
+    def __init__(self, cut: Cut, kept: list):
+        self.cut, self.kept, self.before = cut, kept, _fingerprint(cut)
+        self.modules, self.sources, self.datasets = _modules(cut), _sources(kept), [part.dl.dataset for part in kept]
 
     def before_fit(self):
         _refuse_callbacks(self.learn)
@@ -210,12 +241,20 @@ class CacheGuard(Callback):
     def before_validate(self): self.still()
 
     def still(self) -> None:
-        "Raise `ValueError` where the body moved since the features were kept."
+        "Raise `ValueError` where body or items are not those whose features were kept."
         now = _fingerprint(self.cut)
         for name in {**self.before, **now}:
             if now.get(name) != self.before.get(name):
                 raise ValueError(f"{name} moved in the block, so the kept features are stale: "
                                  "leave the block and enter it anew")
+        if _sources(self.kept) != self.sources:
+            raise ValueError("the dataset or the transforms of a loader were changed in the block, so the kept features "
+                             "are stale: leave the block and enter it anew")
+        modules = _modules(self.cut)
+        for name in {**self.modules, **modules}:
+            if name not in modules or name not in self.modules or modules[name] is not self.modules[name]:
+                raise ValueError(f"the module {name} of the body was replaced in the block, so the kept features are "
+                                 "stale: leave the block and enter it anew")
 
     def __reduce__(self): return Callback, (), {"learn": self.learn}  # what is saved keeps no features
 
@@ -248,7 +287,7 @@ def cached(learner: Learner,  # frozen learner; afterwards as before, but for wh
     kept = [_Kept(*row, on_disk) for row in rows]
     with _untouched(learner):
         for part in kept: _fill(part, learner, cut)
-    guard, before = CacheGuard(cut), cut.model.__dict__.get("forward")
+    guard, before = CacheGuard(cut, kept), cut.model.__dict__.get("forward")
     try:
         for part in kept: part.on()
         cut.model.forward = _Forward(learner, cut)

@@ -6,10 +6,12 @@
 __all__ = ['write_checkpoint', 'read_checkpoint']
 
 # %% ../nbs/04c_checkpoints.ipynb #imports
+import inspect
 import os
 import platform
 import random
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import fastai
@@ -17,14 +19,19 @@ import numpy as np
 import torch
 from fastai.callback.core import CancelEpochException, Callback
 from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, rank_distrib, to_device
 from fastcore.basics import store_attr
 from fastcore.foundation import L
+from torch import nn
 
 from . import __version__
+from .caching import CacheGuard
 from .plans import Plan
 
 # %% ../nbs/04c_checkpoints.ipynb #plain
+_ARRAY = "(array)"  # marks a tensor that was an array of NumPy
+
 class _NotPlain(TypeError):
     "A value that `torch.load(weights_only=True)` would refuse."
 
@@ -37,6 +44,8 @@ def _plain(value):
     for kind in (int, float, str):  # a subclass, such as PyTorch's version, would be refused
         if isinstance(value, kind):
             return kind(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return {_ARRAY: torch.from_numpy(value.copy())}
     if isinstance(value, torch.Tensor):
         return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, dict):
@@ -46,11 +55,15 @@ def _plain(value):
     raise _NotPlain(f"a {type(value).__name__}")
 
 # %% ../nbs/04c_checkpoints.ipynb #folder
+def _temporary(path: Path) -> Path:
+    "The second file: of a name that nobody else gives."
+    return path.with_name(f".{path.name}.ft_tutorial.tmp")
+
 def _folder_problem(path: Path) -> str | None:
     "Why no file can be written at `path`; the cheapest way to know is to try."
     if path.is_dir():
         return f"{path} is a folder: give the path of a file in it"
-    probe = path.with_name(path.name + ".tmp")
+    probe = _temporary(path)
     try:
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -72,7 +85,7 @@ def write_checkpoint(path: str | Path,  # the file; replaced in one step, so tha
                     ) -> None:
     "Write `state` to `path` through a temporary file beside it; `OSError` leaves the older file as it was."
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             torch.save(state, file)
@@ -86,7 +99,7 @@ def write_checkpoint(path: str | Path,  # the file; replaced in one step, so tha
                       "as it was") from error
 
 # %% ../nbs/04c_checkpoints.ipynb #read
-_FORMAT = "ft_tutorial fine_tune 1"
+_FORMAT = "ft_tutorial fine_tune 2"
 
 def read_checkpoint(path: str | Path,  # file that `fine_tune(..., checkpoint=path)` wrote
                    ) -> dict:  # all that the run depends on, tensors on the CPU
@@ -105,22 +118,29 @@ def read_checkpoint(path: str | Path,  # file that `fine_tune(..., checkpoint=pa
     return state
 
 # %% ../nbs/04c_checkpoints.ipynb #rng
+def _generators_of(dl) -> list:
+    "A loader's own generators of PyTorch, also those of its samplers, each once."
+    batches = getattr(dl, "batch_sampler", None)
+    places = [dl, getattr(dl, "sampler", None), batches, getattr(batches, "sampler", None)]
+    found = [getattr(place, "generator", None) for place in places]
+    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
+
 def _rng_state(loaders: list) -> dict:
     "Every random number generator that training draws from."
     kind, keys, *rest = np.random.get_state()
     state = dict(python=random.getstate(), numpy=[kind, keys.tolist(), *rest], torch=torch.get_rng_state(),
                  loaders=[(dl.rng.getstate() if hasattr(dl, "rng") else None,
-                           dl.generator.get_state() if getattr(dl, "generator", None) else None) for dl in loaders])
+                           [generator.get_state() for generator in _generators_of(dl)]) for dl in loaders])
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return _plain(state)
 
 def _set_rng_state(state: dict, loaders: list) -> None:
-    for dl, (rng, generator) in zip(loaders, state["loaders"]):
+    for dl, (rng, generators) in zip(loaders, state["loaders"]):
         if rng is not None:
             dl.rng.setstate(rng)
-        if generator is not None:
-            dl.generator.set_state(generator)
+        for generator, value in zip(_generators_of(dl), generators, strict=True):
+            generator.set_state(value)
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
@@ -128,44 +148,108 @@ def _set_rng_state(state: dict, loaders: list) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     torch.set_rng_state(state["torch"])
 
+# %% ../nbs/04c_checkpoints.ipynb #say
+def _say(text: str) -> None:
+    "Print in the first process only."
+    if text and not rank_distrib():
+        print(text)
+
 # %% ../nbs/04c_checkpoints.ipynb #attributes
 _STACK = "stacked"  # a file of ten thousand losses is slow, one of their stack is not
+_STATE = "(state)"  # marks the state of an object that the callback has to make anew
+_STATEFUL = {nn.Module: (lambda it: it.state_dict(), lambda it, state: it.load_state_dict(state)),
+             torch.Generator: (lambda it: it.get_state(), lambda it, state: it.set_state(state)),
+             random.Random: (lambda it: it.getstate(), lambda it, state: it.setstate(state)),
+             np.random.Generator: (lambda it: it.bit_generator.state,
+                                   lambda it, state: setattr(it.bit_generator, "state", state))}
+
+def _stateful(value) -> tuple | None:
+    "How to read and to set the state of such an object."
+    return next((ways for kind, ways in _STATEFUL.items() if isinstance(value, kind)), None)
 
 def _pack(value):
     "Plain, and a list of single numbers as tensors in one tensor."
+    if ways := _stateful(value):
+        return {_STATE: _plain(ways[0](value))}
     value = _plain(value)
     if isinstance(value, list) and value and all(isinstance(v, torch.Tensor) and not v.dim() for v in value):
         return {_STACK: torch.stack(value)}
     return value
 
 def _unpack(value):
-    return list(value[_STACK].clone()) if isinstance(value, dict) and set(value) == {_STACK} else value
+    if isinstance(value, dict):
+        if set(value) == {_STACK}:
+            return list(value[_STACK].clone())
+        if set(value) == {_ARRAY}:
+            return value[_ARRAY].numpy().copy()
+        return {key: _unpack(part) for key, part in value.items()}
+    return type(value)(map(_unpack, value)) if type(value) in (list, tuple) else value
 
-def _attributes(callback: Callback) -> dict:
-    "What a callback remembers in plain values: counters, best values, lists."
-    found = {}
+def _attributes(callback: Callback) -> tuple:
+    "What a callback remembers: counters, best values, lists, generators; and the names of what cannot be kept."
+    kept, lost = {}, []
     for name, value in vars(callback).items():
         try:
-            found[name] = _pack(value)
+            kept[name] = _pack(value)
         except _NotPlain:
-            pass
-    return found
+            lost.append(name)
+    return kept, lost
+
+def _say_lost(callback: Callback, lost: list, said: set) -> None:
+    "Say once what is lost of a callback that is not fastai's or ours; functions, types and paths do not change."
+    if type(callback).__module__.split(".")[0] in ("fastai", "ft_tutorial"):
+        return
+    for name in lost:
+        value, key = vars(callback)[name], (type(callback).__name__, name)
+        still = inspect.isroutine(value) or isinstance(value, (type, partial, np.ufunc, Path, torch.device, torch.dtype))
+        if name != "learn" and not still and key not in said:
+            said.add(key)
+            _say(f"The callback {key[0]}: its attribute {name}, a {type(value).__name__}, cannot be kept in the "
+                 "checkpoint. If it changes in training, a run that is gone on with will differ")
 
 # %% ../nbs/04c_checkpoints.ipynb #callbacks
-def _callback_states(learner: Learner, but: Callback) -> list:
-    return [(type(callback).__name__, _attributes(callback)) for callback in learner.cbs if callback is not but]
+def _callbacks(learner: Learner, but: Callback) -> list:
+    "All whose state is kept; the guard of cached features knows only those of this process."
+    return [callback for callback in learner.cbs if callback is not but and not isinstance(callback, CacheGuard)]
 
-def _set_callback_states(learner: Learner, states: list) -> None:
-    "Give each callback of the same kind, in turn, what it remembered."
-    waiting = list(learner.cbs)
+def _callback_states(learner: Learner, but: Callback, said: set) -> list:
+    states = []
+    for callback in _callbacks(learner, but):
+        kept, lost = _attributes(callback)
+        _say_lost(callback, lost, said)
+        states.append((type(callback).__name__, kept))
+    return states
+
+def _set_attribute(callback: Callback, name: str, value) -> None:
+    "Give a callback one of the values that it remembered."
+    own, old = vars(callback), vars(callback).get(name)
+    if isinstance(value, dict) and set(value) == {_STATE}:
+        if ways := _stateful(old):
+            ways[1](old, _unpack(value[_STATE]))
+        else:
+            _say(f"The callback {type(callback).__name__}: what its attribute {name} held cannot be put back, "
+                 "because there is no such object yet. Make it in __init__ or before_fit. This run will differ")
+        return
+    value = _unpack(value)
+    if isinstance(old, torch.Tensor) and isinstance(value, torch.Tensor):
+        value = value.to(old.device)
+    own[name] = L(value) if isinstance(old, L) else value
+
+def _set_callback_states(learner: Learner, states: list, but: Callback) -> None:
+    "Give each callback of the same kind, in turn, what it remembered; say which are there only then, or only now."
+    waiting, gone = _callbacks(learner, but), []
     for kind, attributes in states:
         callback = next((cb for cb in waiting if type(cb).__name__ == kind), None)
         if callback is None:
+            gone.append(kind)
             continue
         waiting.remove(callback)
         for name, value in attributes.items():
-            value = _unpack(value)
-            vars(callback)[name] = L(value) if isinstance(vars(callback).get(name), L) else value
+            _set_attribute(callback, name, value)
+    for kinds, when in [(gone, "before, but not now"), ([type(cb).__name__ for cb in waiting], "now, but not before")]:
+        named = [kind for kind in kinds if kind != "ProgressCallback"]  # it only shows
+        if named:
+            _say(f"Callbacks {when}: {', '.join(named)}. The run may differ from one that was not stopped")
 
 # %% ../nbs/04c_checkpoints.ipynb #gradients
 def _gradients(model) -> list:
@@ -179,6 +263,43 @@ def _set_gradients(model, gradients: list) -> None:
         parameter.grad = None if grad is None else grad.to(parameter.device)
 
 # %% ../nbs/04c_checkpoints.ipynb #items
+def _loss_state(learner: Learner) -> dict:
+    "The parameters and buffers of a loss that is a module, or one of fastai's around a module."
+    loss = _loss_module(learner)
+    return {} if loss is None else _plain(loss.state_dict())
+
+def _loss_module(learner: Learner) -> nn.Module | None:
+    return next((loss for loss in (learner.loss_func, getattr(learner.loss_func, "func", None))
+                 if isinstance(loss, nn.Module)), None)
+
+def _other_buffers(model) -> dict:
+    "Buffers that are not in the model's state dict."
+    kept = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+
+def _load_model(model, state: dict) -> None:
+    "All of the model that is in a checkpoint."
+    model.load_state_dict(state["model"])
+    device = next(model.parameters()).device
+    for name, value in state["buffers"].items():
+        of_module, _, own = name.rpartition(".")
+        model.get_submodule(of_module)._buffers[own] = value.to(device)
+
+def _kind(learner: Learner) -> list:
+    "What optimizer a fit would use: its classes, and fastai's steps. One that is made to know this is not kept."
+    opt, make = learner.opt, learner.opt_func
+    if not opt:
+        opt = make if isinstance(make, OptimWrapper) else make(learner.splitter(get_model(learner.model)), lr=learner.lr)
+    steps = [getattr(step, "func", step) for step in getattr(opt, "cbs", [])]
+    return [type(opt).__name__, type(getattr(opt, "opt", None)).__name__,
+            [getattr(step, "__name__", type(step).__name__) for step in steps]]
+
+def _metric_names(learner: Learner) -> list:
+    return [metric.name for metric in learner.metrics]
+
+def _batch_sizes(loaders: list) -> list:
+    return [getattr(dl, "bs", getattr(dl, "batch_size", None)) for dl in loaders]
+
 def _items(loaders: list) -> list:
     return [len(dl.dataset) if hasattr(dl.dataset, "__len__") else None for dl in loaders]
 
@@ -195,18 +316,20 @@ def _versions() -> dict:
                 ft_tutorial=__version__)
 
 # %% ../nbs/04c_checkpoints.ipynb #collect
-def _collect(learner: Learner, plan: Plan, phase: int, epochs: int, loaders: list, but: Callback) -> dict:
+def _collect(learner: Learner, plan: Plan, phase: int, epochs: int, loaders: list, but: Callback, said: set) -> dict:
     "All that the rest of the run depends on; `epochs` of `phase` are done."
     model, scaler, smooth = get_model(learner.model), getattr(learner, "scaler", None), learner.recorder.smooth_loss
     return dict(
         format=_FORMAT, versions=_versions(), plan=plan.to_json(), steps=plan.steps, phase=phase, epochs=epochs,
-        items=_items(loaders), model=model.state_dict(), optimizer=_plain(learner.opt.state_dict()),
+        items=_items(loaders), batch_sizes=_batch_sizes(loaders), generators=[len(_generators_of(dl)) for dl in loaders],
+        model=model.state_dict(), buffers=_other_buffers(model), loss=_loss_state(learner), metrics=_metric_names(learner),
+        optimizer_kind=_kind(learner), optimizer=_plain(learner.opt.state_dict()),
         gradients=_gradients(model), scaler=_plain(scaler.state_dict()) if scaler else {},
-        callbacks=_callback_states(learner, but), train_iter=learner.train_iter,
+        callbacks=_callback_states(learner, but, said), train_iter=learner.train_iter,
         smooth_loss=(smooth.count, _plain(smooth.val)), rng=_of_all_processes(_rng_state(loaders)))
 
 # %% ../nbs/04c_checkpoints.ipynb #restore
-def _put_back(learner: Learner, state: dict, loaders: list) -> None:
+def _put_back(learner: Learner, state: dict, loaders: list, but: Callback) -> None:
     "Everything that `_collect` collected except the model, which is needed earlier."
     model, smooth = get_model(learner.model), learner.recorder.smooth_loss
     optimizer = to_device(state["optimizer"], next(model.parameters()).device)
@@ -216,7 +339,9 @@ def _put_back(learner: Learner, state: dict, loaders: list) -> None:
     _set_gradients(model, state["gradients"])
     if state["scaler"] and getattr(learner, "scaler", None):
         learner.scaler.load_state_dict(state["scaler"])
-    _set_callback_states(learner, state["callbacks"])
+    _set_callback_states(learner, state["callbacks"], but)
+    if state["loss"]:
+        _loss_module(learner).load_state_dict(state["loss"])
     smooth.count, smooth.val = state["smooth_loss"]
     learner.train_iter = state["train_iter"]
     if learner.recorder.values:
@@ -235,13 +360,22 @@ def _refuse_other(path: Path, state: dict, learner: Learner, plan: Plan, loaders
     written = Plan.from_json(state["plan"])
     if written != plan:
         raise ValueError(f"{path} belongs to another plan.\nIn the file: {written!r}\nAsked for: {plan!r}\n{way_out}")
-    then, now = _shapes(state["model"]), _shapes(get_model(learner.model).state_dict())
-    if then != now:
-        name = next(name for name in [*now, *then] if then.get(name) != now.get(name))
-        raise ValueError(f"{path} belongs to another model: {name} is {then.get(name, 'missing')} in the file and "
-                         f"{now.get(name, 'missing')} in the learner. {way_out}")
+    for what, then, now in [("model", state["model"], get_model(learner.model).state_dict()),
+                            ("loss function", state["loss"], _loss_state(learner))]:
+        then, now = _shapes(then), _shapes(now)
+        if then != now:
+            name = next(name for name in [*now, *then] if then.get(name) != now.get(name))
+            raise ValueError(f"{path} belongs to another {what}: {name} is {then.get(name, 'missing')} in the file and "
+                             f"{now.get(name, 'missing')} in the learner. {way_out}")
+    for what, then, now in [("the optimizer", state["optimizer_kind"], _kind(learner)),
+                            ("the metrics", state["metrics"], _metric_names(learner))]:
+        if then != now:
+            raise ValueError(f"{path} was written with {what} {then}, and now there is {now}. {way_out}")
     for what, then, now in [("batches in an epoch", state["steps"], plan.steps),
                             ("items to train and validate on", state["items"], _items(loaders)),
+                            ("items in a batch", state["batch_sizes"], _batch_sizes(loaders)),
+                            ("generators of the loaders", state["generators"],
+                             [len(_generators_of(dl)) for dl in loaders]),
                             ("processes", len(state["rng"]), max(num_distrib(), 1))]:
         if then != now:
             raise ValueError(f"{path} was written with {then} {what}, and now there are {now}. {way_out}")
@@ -270,6 +404,18 @@ def _done(plan: Plan, phase: int, epochs: int) -> int:
     "Epochs of all phases, when `epochs` of `phase` are done."
     return sum(before.epochs for before in plan.phases[:phase]) + epochs
 
+def _file(path: str | Path) -> Path:
+    "The file itself, wherever the run goes and whatever link points to it."
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"checkpoint must be the path of a file, not {path!r}")
+    if not str(path):
+        raise ValueError("checkpoint is an empty text: give the path of a file, or None for no checkpoint")
+    return Path(os.path.realpath(path))
+
+def _finite(model) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values()
+               if isinstance(value, torch.Tensor) and value.is_floating_point())
+
 def _where(path: Path, state: dict, plan: Plan) -> str:
     "One line on what is in the file."
     done, now = _done(plan, state["phase"], state["epochs"]), _versions()
@@ -287,6 +433,10 @@ class _Keeper(Callback):
 
     def __init__(self, learner: Learner, plan: Plan, path: Path):
         store_attr("plan,path")
+        self.said = set()
+        if not hasattr(learner, "recorder"):
+            raise ValueError("a checkpoint keeps what fastai's Recorder recorded, and this learner has none: "
+                             "learner.add_cb(Recorder())")
         self.phase, self.first, self.state, self.loaders = 0, 0, None, list(learner.dls.loaders)
         if problem := None if rank_distrib() else _folder_problem(path):
             raise OSError(problem)
@@ -297,14 +447,21 @@ class _Keeper(Callback):
 
     def before_fit(self):
         if self.state:
-            _put_back(self.learn, self.state, _all_loaders(self.learn, self.loaders))
+            _put_back(self.learn, self.state, _all_loaders(self.learn, self.loaders), self)
         self.state = None
 
     def after_epoch(self): self.write(self.epoch + 1)
-    def after_cancel_fit(self): self.write(self.n_epoch)  # early stopping: this phase is over
+
+    def after_cancel_fit(self):
+        if self.state:  # never put back: nothing was trained
+            return
+        if _finite(get_model(self.model)):
+            self.write(self.n_epoch)  # early stopping: this phase is over
+        else:
+            _say(f"The weights are not finite numbers: {self.path} was not written, and is as after the last whole epoch")
 
     def write(self, epochs: int) -> None:
         loaders = _all_loaders(self.learn, self.loaders)
-        state = _collect(self.learn, self.plan, self.phase, epochs, loaders, self)
+        state = _collect(self.learn, self.plan, self.phase, epochs, loaders, self, self.said)
         if not rank_distrib():
             write_checkpoint(self.path, state)

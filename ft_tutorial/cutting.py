@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .assets import own_rng
 from .freezing import _model_of, _norm_layers
+from .states import _HoldAgain, _HoldStill
 
 # %% ../nbs/04d_cutting.ipynb #generators
 def _generators() -> tuple:
@@ -263,6 +264,14 @@ def _refuse_body(cut: Cut) -> None:
         if name and module._forward_hooks:
             raise ValueError(f"{_named(cut, module)} has a forward hook, which would not be called. "
                              "Remove the callback that sets it, or train without the cache")
+        if name and any(map(_foreign, module._forward_pre_hooks.values())):
+            raise ValueError(f"{_named(cut, module)} has a forward pre-hook, which would not be called. "
+                             "Remove it, or train without the cache")
+
+def _foreign(hook) -> bool:
+    "Is this pre-hook neither one that holds a layer still nor a part of PyTorch, as spectral_norm's?"
+    own = isinstance(hook, (_HoldStill, _HoldAgain))
+    return not own and not (getattr(hook, "__module__", None) or "").startswith("torch.")
 
 def _refuse_callbacks(learner: Learner) -> None:
     "Refuse callbacks that change what the body is given, or the body."

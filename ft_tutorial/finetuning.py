@@ -13,11 +13,10 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fit_one_cycle
 from fastai.learner import Learner
-from fastai.torch_core import rank_distrib
 from fastcore.foundation import L
 
 from .caching import cached
-from .checkpoints import _done, _Keeper, _starting_at, _where
+from .checkpoints import _done, _file, _Keeper, _load_model, _say, _starting_at, _where
 from .changing import _change, _remember, _restore
 from .plans import Plan, _cached_phases, _held, plan
 from .selecting import _model_of
@@ -68,18 +67,13 @@ def _as_before(learner: Learner):
         raise
 
 # %% ../nbs/04_finetuning.ipynb #say
-def _say(text: str) -> None:
-    "Print in the first process only."
-    if text and not rank_distrib():
-        print(text)
-
 def _caching(learner: Learner, cache):
     if not cache:
         return nullcontext()
     return cached(learner) if cache is True else cached(learner, memory=cache)
 
 # %% ../nbs/04_finetuning.ipynb #run
-def _fit(learner: Learner, follow: _Follow, keeper, cbs: list | None, cache) -> None:
+def _fit(learner: Learner, follow: _Follow, keeper, cbs: list, cache) -> None:
     "One fit of fastai for each phase that is not over yet."
     plan, (start, first) = follow.plan, (keeper.phase, keeper.first) if keeper else (0, 0)
     for index in range(start, len(plan.phases)):
@@ -91,16 +85,16 @@ def _fit(learner: Learner, follow: _Follow, keeper, cbs: list | None, cache) -> 
         caches = cache if first < phase.epochs and _cached_phases(plan)[index] else False
         with _starting_at(learner, first), _caching(learner, caches):
             learner.fit_one_cycle(phase.epochs, phase.lr, phase.div, phase.div_final, phase.pct_start, phase.wd,
-                                  phase.moms, [*L(cbs), follow, *L(keeper)])
+                                  phase.moms, [*cbs, follow, *L(keeper)])
         first = 0
 
-def _run(learner: Learner, plan: Plan, keeper, cbs: list | None, cache) -> None:
+def _run(learner: Learner, plan: Plan, keeper, cbs: list, cache) -> None:
     "All phases; when one does not end, all is put back but the weights, and that is said."
     follow = _Follow(plan, _done(plan, keeper.phase, keeper.first) if keeper else 0)
     try:
         with _as_before(learner):
             if keeper and keeper.state:
-                _model_of(learner).load_state_dict(keeper.state["model"])
+                _load_model(_model_of(learner), keeper.state)
                 _say(_where(keeper.path, keeper.state, plan))
             _fit(learner, follow, keeper, cbs, cache)
     except BaseException:
@@ -130,6 +124,6 @@ def fine_tune(learner: Learner,  # learner to train, changed in place
     state, callbacks and modes that it had before; what was trained so far is kept."""
     what = plan(learner, epochs, base_lr, strategy, freeze_epochs, lr_mult, pct_start, div, batchnorm=batchnorm,
                 cache=cache, **kwargs)
-    keeper = _Keeper(learner, what, Path(checkpoint)) if checkpoint else None
-    _run(learner, what, keeper, cbs, cache)
+    keeper = None if checkpoint is None else _Keeper(learner, what, _file(checkpoint))
+    _run(learner, what, keeper, [*L(cbs)], cache)
     _change(learner, set(_outside(learner)), "frozen")

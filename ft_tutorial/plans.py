@@ -20,6 +20,7 @@ import numpy as np
 from fastai.callback.schedule import combined_cos
 from fastai.learner import Learner
 from fastcore.basics import even_mults, patch
+from fastcore.foundation import L
 from matplotlib.figure import Figure
 
 from .assets import whole_number
@@ -29,14 +30,21 @@ from .states import _norm_layers
 from .tables import Table
 
 # %% ../nbs/04a_plans.ipynb #checks
-def _numbers(name: str, values, most: float = math.inf) -> tuple:
-    "Positive finite numbers as floats, or an error that names them."
+def _numbers(name: str, values, most: float = math.inf, above: bool = True) -> tuple:
+    "Finite numbers above 0, or from 0 on, as floats; or an error that names them."
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"{name} must be a number, not {value!r}")
-        if not 0 < float(value) <= most or not math.isfinite(value):
-            raise ValueError(f"{name}={value}, but it must be above 0" + f" and at most {most}" * (most < math.inf))
+        if not 0 <= float(value) <= most or (above and not value) or not math.isfinite(value):
+            least = "above 0" if above else "at least 0"
+            raise ValueError(f"{name}={value}, but it must be {least}" + f" and at most {most}" * (most < math.inf))
     return tuple(float(value) for value in values)
+
+def _whole(name: str, value, least: int = 1) -> int:
+    "A whole number, also one of NumPy's, as Python's; or an error that names it."
+    value = int(value) if isinstance(value, np.integer) else value
+    whole_number(name, value, least)
+    return value
 
 def _tidy_lr(lr):
     "A learning rate in one of its three forms, checked."
@@ -45,7 +53,7 @@ def _tidy_lr(lr):
             raise ValueError(f"lr={lr}: a slice of learning rates has no step")
         _numbers("lr", [rate for rate in (lr.start, lr.stop) if rate is not None or lr.stop is None])
         return lr
-    if isinstance(lr, (list, tuple, np.ndarray)):
+    if isinstance(lr, (list, tuple, L, np.ndarray)):
         if not len(lr):
             raise ValueError("lr is empty: give one learning rate, or one for each parameter group")
         return _numbers("lr", lr)
@@ -67,16 +75,17 @@ class Phase:
     wd: float | None = None  # weight decay; `None`: the learner's
 
     def __post_init__(self):
-        whole_number("epochs", self.epochs)
         if self.batchnorm not in ("frozen", "train"):
             raise ValueError(f'batchnorm must be "frozen" or "train", not {self.batchnorm!r}')
-        _numbers("div", [self.div]), _numbers("div_final", [self.div_final])
-        _numbers("pct_start", [self.pct_start], most=1), _numbers("wd", [self.wd or 1])
-        tidy = dict(lr=_tidy_lr(self.lr))
+        tidy = dict(epochs=_whole("epochs", self.epochs), lr=_tidy_lr(self.lr))
+        tidy["div"], tidy["div_final"] = *_numbers("div", [self.div]), *_numbers("div_final", [self.div_final])
+        tidy["pct_start"], = _numbers("pct_start", [self.pct_start], most=1, above=False)
+        if self.wd is not None:
+            tidy["wd"], = _numbers("wd", [self.wd], above=False)
         if isinstance(self.frozen, list):
             tidy["frozen"] = tuple(self.frozen)
         if self.moms is not None:
-            tidy["moms"] = _numbers("moms", self.moms, most=1)
+            tidy["moms"] = _numbers("moms", self.moms, most=1, above=False)
             if len(tidy["moms"]) != 3:
                 raise ValueError(f"moms={self.moms}, but three are needed: start, middle, end")
         for name, value in tidy.items():
@@ -182,6 +191,17 @@ def momenta(self: Plan) -> np.ndarray:
 def _tuples(value) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
+def _check_plan(plan: Plan) -> None:
+    "Refuse what `plan` never makes."
+    whole_number("steps", plan.steps)
+    if not plan.phases or not plan.groups or len(plan.trainable) != len(plan.phases):
+        raise ValueError("a plan has one phase or more, parameter groups, and a row of trainable for each phase")
+    for row in (plan.groups, *plan.trainable):
+        if not isinstance(row, tuple) or len(row) != len(plan.groups):
+            raise ValueError(f"trainable says {row} of {len(plan.groups)} parameter groups")
+        for count in row:
+            whole_number("parameters", count, least=0)
+
 @patch
 def to_json(self: Plan) -> str:
     "The plan as text, for `Plan.from_json`; every digit is kept."
@@ -195,7 +215,9 @@ def from_json(cls: Plan,
     try:
         given = {name: _tuples(value) for name, value in json.loads(text).items()}
         phases = tuple(Phase(**{name: _tuples(value) for name, value in phase.items()}) for phase in given.pop("phases"))
-        return Plan(phases, **given)
+        made = Plan(phases, **given)
+        _check_plan(made)
+        return made
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         start = text if len(text) < 60 else text[:60] + " ..."
         raise ValueError(f"this is not a plan as Plan.to_json() writes it: {start!r} ({error})") from None
@@ -290,17 +312,28 @@ def _refuse_both(phases, given: dict) -> None:
         raise TypeError(f"{' and '.join(other)} cannot be given together with phases, which say it already: "
                         "put it into each Phase")
 
+def _steps(learner: Learner) -> int:
+    "How many batches a training epoch has; refused when there is none, or no one knows."
+    try:
+        steps = len(learner.dls.train)
+    except TypeError as error:
+        raise TypeError(f"the training loader, a {type(learner.dls.train).__name__}, does not know how many batches it gives "
+                        f"({error}), and the schedule depends on it: give its dataset a __len__") from None
+    if not steps:
+        raise ValueError("the training loader gives no batch. Has its dataset fewer items than bs, with drop_last=True?")
+    return steps
+
 def _make_phases(groups: int, epochs: int, given: dict) -> list:
     "The phases that a strategy makes of the arguments of `plan`."
-    whole_number("epochs", epochs, least=0), whole_number("freeze_epochs", given["freeze_epochs"], least=0)
+    for name, number in dict(epochs=epochs, freeze_epochs=given["freeze_epochs"]).items():
+        _whole(name, number, least=0)
     if given["strategy"] not in STRATEGIES:
         raise ValueError(f"strategy={given['strategy']!r}, but it must be one of {', '.join(STRATEGIES)}, or give "
                          "a list of phases in place of epochs")
-    _numbers("base_lr", [given["base_lr"]]), _numbers("lr_mult", [given["lr_mult"]])
+    (base_lr,), (lr_mult,) = _numbers("base_lr", [given["base_lr"]]), _numbers("lr_mult", [given["lr_mult"]])
     rise = {name: given[name] for name in ("pct_start", "div")}
     common = {name: given[name] for name in ("div_final", "moms", "wd", "batchnorm")}
-    phases = _strategy(given["strategy"], groups, epochs, given["base_lr"], given["freeze_epochs"],
-                       given["lr_mult"], rise, common)
+    phases = _strategy(given["strategy"], groups, epochs, base_lr, given["freeze_epochs"], lr_mult, rise, common)
     if not phases:
         raise ValueError("there is nothing to train: epochs and freeze_epochs are both 0")
     return phases
@@ -310,9 +343,11 @@ def _cached_phases(plan: Plan) -> list:
     "For each phase: is everything before the last group frozen?"
     return [len(row) > 1 and not any(row[:-1]) for row in plan.trainable]
 
-def _with_cache(learner: Learner, plan: Plan) -> Plan:
+def _with_cache(learner: Learner, plan: Plan, cache: bool | int | str) -> Plan:
     "The plan, with the bytes that the features will take; the learner is frozen for a moment to ask."
-    from ft_tutorial.caching import cache_size
+    from ft_tutorial.caching import _limit, cache_size
+    if cache is not True:
+        _limit(cache)
     if not any(_cached_phases(plan)):
         raise ValueError(f"cache needs a phase with the whole body frozen, and here is none:\n{plan!r}")
     phase = plan.phases[_cached_phases(plan).index(True)]
@@ -352,10 +387,11 @@ def plan(learner: Learner,  # learner that is to be trained; only read
         phases, name = (epochs.phases, epochs.strategy) if isinstance(epochs, Plan) else (epochs, "own phases")
     else:
         phases = _make_phases(len(groups), epochs, given)
+    steps = _steps(learner)
     phases = tuple(_bind(learner, phase, len(groups)) for phase in phases)
     made = Plan(phases, tuple(sum(p.numel() for p in group) for group in groups),
-                tuple(_trainable(learner, phase) for phase in phases), len(learner.dls.train), name)
-    return _with_cache(learner, made) if cache else made
+                tuple(_trainable(learner, phase) for phase in phases), steps, name)
+    return made if cache in (False, None) else _with_cache(learner, made, cache)
 
 # %% ../nbs/04a_plans.ipynb #plot-lines
 _BODY, _HEAD, _STILL = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"), "#0072B2", "#999999"

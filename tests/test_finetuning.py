@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import random
 import socket
 import subprocess
 import sys
@@ -15,24 +16,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import CancelFitException, Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import fine_tune as fastai_fine_tune  # noqa: F401 (method)
+from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import Learner, mk_metric
 from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
-from fastai.optimizer import Adam, OptimWrapper
+from fastai.metrics import accuracy, error_rate
+from fastai.optimizer import SGD, Adam, OptimWrapper
 from fastai.torch_core import params, rank_distrib, set_seed
 from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import nn
 
-from ft_tutorial import checkpoints
+from ft_tutorial import caching, checkpoints
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
-from ft_tutorial.plans import STRATEGIES, Phase, plan
+from ft_tutorial.plans import STRATEGIES, Phase, Plan, plan
 
 torch.set_num_threads(1)
 root = Path(__file__).parents[1]
@@ -211,6 +213,49 @@ def test_only_what_is_planned_moves(tmp_path, strategy):
         assert all(p.requires_grad for p in learner.model.parameters())
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    learner = plain_learner(tmp_path)
+    planned = plan(learner, np.int64(2), np.float32(1e-2), freeze_epochs=np.int32(1), pct_start=np.float32(0.25),
+                   wd=np.float32(0.25), moms=np.array([0.9, 0.8, 0.9]))
+    assert planned == plan(learner, 2, float(np.float32(1e-2)), pct_start=0.25, wd=0.25, moms=(0.9, 0.8, 0.9))
+    assert Plan.from_json(planned.to_json()) == planned
+    fine_tune(learner, np.int64(1), wd=np.float32(0.01), checkpoint=tmp_path / "run.pt")
+
+
+def test_no_momentum_and_no_rise(tmp_path):
+    learner, keep = plain_learner(tmp_path, opt_func=SGD, moms=(0.0, 0.0, 0.0)), Keep()
+    planned = plan(learner, 1, freeze_epochs=0, pct_start=0.0)
+    fine_tune(learner, planned, cbs=keep)
+    assert np.array_equal(keep.rates, planned.rates) and not np.any(keep.momenta)
+    assert keep.rates[0][-1] == planned.phases[0].lr[-1]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(make_items())
+
+
+def test_a_loader_without_batches_is_refused(tmp_path):
+    learner = plain_learner(tmp_path, bs=65)
+    for call in (plan, fine_tune):
+        with pytest.raises(ValueError, match="gives no batch.*drop_last"):
+            call(learner, 1)
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=16)
+    learner.dls = DataLoaders(stream, learner.dls.valid)
+    with pytest.raises(TypeError, match="training loader, a DataLoader, .*__len__"):
+        fine_tune(learner, 1)
+    assert learner.opt is None
+
+
+@pytest.mark.parametrize("cache", ["lots", 0.5, ""])
+def test_a_cache_of_no_size_is_refused(tmp_path, cache):
+    learner = plain_learner(tmp_path)
+    for call in (plan, fine_tune):
+        with pytest.raises((TypeError, ValueError), match="'2GB'"):
+            call(learner, 1, cache=cache)
+    assert learner.opt is None
+
+
 class Break(Callback):
     "Raises `error` at the `turn`-th time of `event`."
     def __init__(self, event, turn, error):
@@ -313,6 +358,306 @@ def test_every_kind_of_learner_is_resumed(tmp_path, make, strategy):
     for whole in (1, 2):
         learner = stopped_and_resumed(make(tmp_path), make(tmp_path), tmp_path / f"{whole}.pt", whole, **call)
         assert result(learner) == result(expected)
+
+
+def torch_loaders(make_sampler, n=64):
+    items = make_items(n)
+    train = torch.utils.data.DataLoader(items, batch_size=16, sampler=make_sampler(items, torch.Generator().manual_seed(4)))
+    return DataLoaders(train, torch.utils.data.DataLoader(items[:16], batch_size=16))
+
+
+class Noise(Callback):
+    "Adds noise to gradients, from a generator of its own."
+    def __init__(self, kind):
+        self.kind = kind
+        self.rng = dict(torch=torch.Generator().manual_seed(3), python=random.Random(3),
+                        numpy=np.random.default_rng(3))[kind]
+
+    def before_step(self):
+        draw = dict(torch=lambda: torch.rand(1, generator=self.rng), python=lambda: self.rng.random(),
+                    numpy=lambda: self.rng.random())[self.kind]
+        for p in self.model.parameters():
+            if p.grad is not None:
+                p.grad += 0.1 * float(draw())
+
+
+class Counter(Callback):
+    "Divides gradients by a count in an array."
+    def __init__(self):
+        self.n = np.zeros(1)
+
+    def before_step(self):
+        self.n += 1
+        for p in self.model.parameters():
+            if p.grad is not None:
+                p.grad /= float(self.n[0])
+
+
+class Average(Callback):
+    "Pulls the head towards its own average."
+    order = 50
+
+    def __init__(self, early=True):
+        self.early, self.held = early, None
+
+    def before_fit(self):
+        if self.early and self.held is None:
+            self.held = copy.deepcopy(self.model[1])
+
+    def after_epoch(self):
+        self.held = self.held or copy.deepcopy(self.model[1])
+        with torch.no_grad():
+            for a, p in zip(self.held.parameters(), self.model[1].parameters()):
+                p.lerp_(a.lerp_(p, 0.3), 0.5)
+
+
+class MovingLoss(nn.Module):
+    "A loss divided by its own running mean."
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, output, y):
+        loss = nn.functional.cross_entropy(output, y)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss / self.mean
+
+
+class Growing(nn.Linear):
+    "Its output is scaled by a buffer that is not in the state dict."
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.scale.mul_(1.05)
+        return super().forward(x) * self.scale
+
+
+def changed(folder, **parts):
+    learner = plain_learner(folder)
+    for name, part in parts.items():
+        if name == "head":
+            learner.model[1] = part
+        else:
+            setattr(learner, name, part)
+    return learner
+
+
+def random_sampler(items, generator):
+    return torch.utils.data.RandomSampler(items, generator=generator)
+
+
+def weighted_sampler(items, generator):
+    return torch.utils.data.WeightedRandomSampler([1.0] * len(items), len(items), generator=generator)
+
+
+HIDDEN = {  # where a run keeps a state of its own
+    "PyTorch's generator": (plain_learner, lambda: Noise("torch")),
+    "Python's generator": (plain_learner, lambda: Noise("python")),
+    "NumPy's generator": (plain_learner, lambda: Noise("numpy")),
+    "an array": (plain_learner, Counter),
+    "a module": (plain_learner, Average),
+    "a sampler": (lambda folder: changed(folder, dls=torch_loaders(random_sampler)), None),
+    "a weighted sampler": (lambda folder: changed(folder, dls=torch_loaders(weighted_sampler)), None),
+    "a loss": (lambda folder: changed(folder, loss_func=MovingLoss()), None),
+    "a buffer": (lambda folder: changed(folder, head=Growing(8, 3)), None),
+}
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_hidden_states_are_kept(tmp_path, capsys, where):
+    def weights(path=None, stop=None):
+        make, callback = HIDDEN[where]
+        learner, cbs = make(tmp_path), [callback()] if callback else []
+        try:
+            fine_tune(learner, 2, freeze_epochs=2, base_lr=1e-2, checkpoint=path, cbs=cbs + ([Stop(stop)] if stop else []))
+        except KeyboardInterrupt:
+            pass
+        return bits(learner.model.state_dict())
+    expected = weights()
+    assert weights(tmp_path / "run.pt", 3) != expected  # the control: the state matters
+    assert weights(tmp_path / "run.pt") == expected
+    assert "cannot be" not in capsys.readouterr().out
+
+
+def test_what_a_callback_loses_is_said(tmp_path, capsys):
+    class Holder(Callback):
+        def __init__(self):
+            self.seen, self.function, self.kind = {1}, len, int
+
+    learner, again = plain_learner(tmp_path), plain_learner(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(learner, 2, checkpoint=tmp_path / "run.pt", cbs=[Holder(), Average(early=False), Stop(2)])
+    said = capsys.readouterr().out
+    assert said.count("Holder: its attribute seen, a set, cannot be kept") == 1
+    assert "function" not in said and "kind" not in said and "learn," not in said
+    fine_tune(again, 2, checkpoint=tmp_path / "run.pt", cbs=[Average(early=False), Counter()])
+    said = capsys.readouterr().out
+    assert "Average: what its attribute held held cannot be put back" in said
+    assert "before, but not now: Holder, Stop" in said and "now, but not before: Counter" in said
+
+
+def adamw(params, **kwargs):
+    return OptimWrapper(params, torch.optim.AdamW, **kwargs)
+
+
+@pytest.mark.parametrize("what, first, second", [
+    ("optimizer", dict(opt_func=Adam), dict(opt_func=SGD)),
+    ("optimizer", dict(opt_func=SGD), dict(opt_func=Adam)),
+    ("optimizer", dict(opt_func=adamw), dict(opt_func=Adam)),
+    ("optimizer", dict(opt_func=adamw), dict(opt_func=lambda p, **kw: OptimWrapper(p, torch.optim.SGD, **kw))),
+    ("metrics", dict(), dict(metrics=error_rate)),
+    ("metrics", dict(), dict(metrics=[])),
+    ("items in a batch", dict(bs=16), dict(bs=15)),
+    ("loss function", dict(), dict(loss_func=MovingLoss())),
+    ("generators", dict(dls=torch_loaders(random_sampler)),
+     dict(dls=torch_loaders(lambda items, generator: random_sampler(items, None))))])
+def test_another_run_is_refused(tmp_path, what, first, second):
+    def make(dls=None, opt_func=Adam, bs=16, **parts):
+        learner = plain_learner(tmp_path, opt_func=opt_func, bs=bs)
+        for name, part in (parts | (dict(dls=dls) if dls else {})).items():
+            setattr(learner, name, L(part).map(mk_metric) if name == "metrics" else part)
+        return learner
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(make(**first), 2, checkpoint=path, cbs=Stop(2))
+    learner, file = make(**second), path.read_bytes()
+    before = bits(learner.model.state_dict())
+    with pytest.raises(ValueError, match=f"{what}.*Nothing was changed"):
+        fine_tune(learner, 2, checkpoint=path)
+    assert bits(learner.model.state_dict()) == before and path.read_bytes() == file and learner.opt is None
+    fine_tune(make(**first), 2, checkpoint=path)
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path, capsys):
+    class Spoil(Callback):
+        def before_step(self):
+            if self.train_iter == 6:
+                self.model[1].weight.grad.fill_(float("nan"))
+
+    path = tmp_path / "run.pt"
+    fine_tune(plain_learner(tmp_path), 2, freeze_epochs=3, checkpoint=path, cbs=[Spoil(), TerminateOnNaNCallback()])
+    state = checkpoints.read_checkpoint(path)
+    assert state["phase"] == 0 and state["epochs"] == 1 and state["model"]["1.weight"].isfinite().all()
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_a_phase_that_is_cancelled_before_it_begins_is_not_over(tmp_path):
+    class Cancel(Callback):
+        def before_fit(self):
+            raise CancelFitException
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(plain_learner(tmp_path), 2, checkpoint=path, cbs=Stop(2))
+    before = path.read_bytes()
+    fine_tune(plain_learner(tmp_path), 2, checkpoint=path, cbs=Cancel())
+    assert path.read_bytes() == before
+
+
+def test_what_cannot_be_a_checkpoint_is_refused_before_training(tmp_path):
+    learner = plain_learner(tmp_path)
+    with pytest.raises(ValueError, match="empty text"):
+        fine_tune(learner, 1, checkpoint="")
+    for given in (True, 3):
+        with pytest.raises(TypeError, match="path of a file"):
+            fine_tune(learner, 1, checkpoint=given)
+    learner.remove_cb(learner.recorder)
+    with pytest.raises(ValueError, match="Recorder"):
+        fine_tune(learner, 1, checkpoint=tmp_path / "run.pt")
+    assert learner.opt is None
+
+
+def test_the_checkpoint_stays_where_it_was_asked_for(tmp_path, monkeypatch):
+    class Go(Callback):
+        def before_epoch(self):
+            os.chdir(tmp_path / "other")
+
+    for name in ("here", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("run.pt.tmp").write_text("the user's own")
+    Path("link.pt").symlink_to("run.pt")
+    fine_tune(plain_learner(tmp_path), 1, checkpoint="link.pt", cbs=Go())
+    here = tmp_path / "here"
+    assert sorted(os.listdir(here)) == ["link.pt", "run.pt", "run.pt.tmp"] and not os.listdir(tmp_path / "other")
+    assert (here / "link.pt").is_symlink() and (here / "run.pt.tmp").read_text() == "the user's own"
+
+
+def test_callbacks_of_a_generator_are_there_in_all_phases(tmp_path):
+    fits = []
+
+    class Seen(Callback):
+        def before_fit(self):
+            fits.append(1)
+    fine_tune(plain_learner(tmp_path), 1, cbs=(callback for callback in [Seen()]))
+    assert len(fits) == 2
+
+
+def swap_rows(learner):
+    weight = learner.model[0][0].weight.data
+    weight.copy_(weight.flip(0))
+
+
+def swap_pairs(learner):
+    "Of a weight of ones: what adds up the same with the numbers of the places, too."
+    weight = learner.model[0][3].weight.data.view(-1)
+    weight[:4] = -weight[:4]
+
+
+def replace_dataset(learner):
+    learner.dls.train.dataset = make_items(65)[:64]
+
+
+def replace_module(learner):
+    learner.model[0][2] = nn.Tanh()
+
+
+def add_hook(learner):
+    learner.model[0][0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 100,))
+
+
+def add_transform(learner):
+    learner.dls.train.after_item = lambda item: (item[0] * 100, item[1])
+
+
+@pytest.mark.parametrize("change, match", [
+    (swap_rows, "0.0.weight moved"), (swap_pairs, "0.3.weight moved"), (replace_module, "0.2 of the body was replaced"),
+    (replace_dataset, "the dataset or the transforms"), (add_transform, "the dataset or the transforms"),
+    (add_hook, "0.0.*has a forward pre-hook")])
+def test_what_makes_kept_features_stale_is_noticed(tmp_path, change, match):
+    learner = plain_learner(tmp_path)
+    learner.model[0][3].weight.data.fill_(1).view(-1)[[1, 2]] = -1
+    freeze(learner, -1)
+    with caching.cached(learner):
+        learner.fit(1)
+        change(learner)
+        with pytest.raises(ValueError, match=match):
+            learner.fit(1)
+
+
+def test_a_hook_of_before_the_block_is_refused(tmp_path):
+    learner = plain_learner(tmp_path)
+    freeze(learner, -1)
+    with caching.cached(learner):  # what holds norm layers still is no obstacle
+        learner.fit(1)
+    add_hook(learner)
+    with pytest.raises(ValueError, match="forward pre-hook"), caching.cached(learner):
+        pass
+
+
+def test_the_learner_in_a_block_before_the_first_fit(tmp_path):
+    learner = plain_learner(tmp_path)
+    freeze(learner, -1)
+    x = torch.randn(3, 4)
+    expected = learner.model.eval()(x)
+    with caching.cached(learner):
+        assert learner.model.eval()(x).equal(expected)
+        with pytest.raises(ValueError, match="leave it, add them"):
+            learner.dls.train.after_batch.add(noop)
+        learner.fit(1)
 
 
 @pytest.mark.parametrize("make", ["plain", "timm", "torchvision"])
