@@ -13,6 +13,8 @@ On several machines, start it on each, and add --num_machines, --machine_rank, -
 after a crash, the run goes on.
 """
 import argparse
+import os
+import sys
 
 import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401 (gives Learner no_bar)
@@ -60,4 +62,8 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--checkpoint", help="file to write after each epoch, and to go on from")
     main(**vars(parser.parse_args()))
+    if num_distrib() > 1:
+        torch.distributed.barrier()  # no process leaves while another still talks to it
     teardown_distrib()
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter's own end may wait for ever for a thread of torch.distributed

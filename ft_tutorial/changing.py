@@ -160,7 +160,7 @@ def _tell_fastai(learner: Learner, names: set) -> None:
     frozen_parameters = {named[name] for name in names}
     whole = [set(group) <= frozen_parameters for group in learner.opt.param_lists]
     learner.opt.frozen_idx = [*whole, False].index(False)
-    for slow, fast in zip(getattr(learner.opt, "slow_weights", []), learner.opt.param_lists):
+    for slow, fast in zip(getattr(learner.opt, "slow_weights", None) or [], learner.opt.param_lists):
         for old, now in zip(slow, fast):  # Lookahead steps back to its copy of the weights
             if now in frozen_parameters: old.data.copy_(now.data)
 

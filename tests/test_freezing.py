@@ -290,6 +290,8 @@ def test_fine_tune_trains_every_layer_that_is_no_norm_layer(tmp_path, norm):
 def test_lookahead_does_not_bring_back_old_weights(tmp_path, strict):
     "Lookahead steps every parameter back to a copy that it keeps; fastai's freeze does not tell it."
     learner = make_learner(tmp_path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger)
+    freeze(learner)  # before it keeps any copy
+    unfreeze(learner)
     learner.fit(1, 0.01)
     freeze(learner) if strict else learner.freeze()
     names = changed(learner.model, lambda: learner.fit(2, 0.01))
