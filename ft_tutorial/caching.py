@@ -226,7 +226,8 @@ class CacheGuard(Callback):
 
     def __init__(self, cut: Cut, kept: list):
         self.cut, self.kept, self.before = cut, kept, _fingerprint(cut)
-        self.modules, self.sources, self.datasets = _modules(cut), _sources(kept), [part.dl.dataset for part in kept]
+        self.modules, self.sources = _modules(cut), _sources(kept)
+        self.datasets = [part.dl.dataset for part in kept]  # alive, so that no other gets the id of one
 
     def before_fit(self):
         _refuse_callbacks(self.learn)

@@ -57,11 +57,10 @@ def _frozen_names(source: Learner | nn.Module) -> set:
     if isinstance(source, Learner) and source.opt is not None and not asked_to_move:
         held |= {p for group in source.opt.param_lists[:source.opt.frozen_idx] for p in group}
     names = {name for name, p in model.named_parameters(remove_duplicate=False) if p in held}
-    layers = {layer["name"]: layer["deciders"] for layer in _norm_layers(model).values()}
-    unknown = _self_updating(model, also_unknown=True)
+    norms, updating = _norm_layers(model), _self_updating(model, also_unknown=True)
     for prefix, module in model.named_modules():
-        deciders = layers.get(prefix) or unknown.get(module) or list(module.parameters())
-        if deciders and set(deciders) <= held and not (asked_to_move and prefix in layers):
+        deciders = updating.get(module) or list(module.parameters())
+        if deciders and set(deciders) <= held and not (asked_to_move and module in norms):
             names |= {prefix + "." * bool(prefix) + name for name, _ in module.named_buffers(recurse=False)}
     return names
 

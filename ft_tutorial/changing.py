@@ -6,10 +6,10 @@
 __all__ = []
 
 # %% ../nbs/02c_changing.ipynb #imports
+import torch
 from fastai.learner import Learner
 from fastai.torch_core import norm_bias_params, trainable_params
 from fastcore.basics import patch
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -64,14 +64,15 @@ def _refuse_strange(model, names: set, batchnorm: str) -> None:
     lazy = [name for name, p in _named(model).items() if is_lazy(p)]
     if lazy:
         raise ValueError(f"{_list(lazy)} has no shape yet: send one batch through the model first")
-    for name, module in model.named_modules():
-        inside = {f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters()}
-        if isinstance(module, torch.jit.ScriptModule) and batchnorm == "frozen" and inside & names \
-                and next(module.buffers(), None) is not None:
+    for name, module in model.named_modules() if batchnorm == "frozen" else ():
+        if not isinstance(module, torch.jit.ScriptModule) or next(module.buffers(), None) is None:
+            continue
+        if any(f"{name}.{own}".lstrip(".") in names for own, _ in module.named_parameters()):
             raise ValueError(f"{name or 'the model'} is compiled by TorchScript, which calls no "
                              "hooks, so its norm layers cannot be held still: freeze it before "
                              'torch.jit.script, or pass batchnorm="train"')
 
+# %% ../nbs/02c_changing.ipynb #refuse-unreachable
 def _refuse_unreachable(learner, names: set) -> None:
     "Refuse when a parameter that is to be trained is not in the optimizer."
     known = {parameter for group in _groups_of(learner) for parameter in group}
@@ -102,7 +103,7 @@ def _check(learner, names: set, exempt: set, batchnorm: str) -> None:
     _refuse_tied(model, names)
     _refuse_unreachable(learner, names)
     frozen_names = {n for n, p in _named(model).items() if n in names and p not in exempt}
-    if frozen_names >= {n for n, p in _named(model).items() if _can_learn(p)}:
+    if frozen_names and frozen_names >= {n for n, p in _named(model).items() if _can_learn(p)}:
         raise ValueError("this would freeze everything: leave at least one parameter to train")
     if names and not frozen_names:
         raise ValueError('this would freeze nothing: with batchnorm="train" norm layers learn on')

@@ -185,6 +185,7 @@ def _unpack(value):
         return {key: _unpack(part) for key, part in value.items()}
     return type(value)(map(_unpack, value)) if type(value) in (list, tuple) else value
 
+# %% ../nbs/04c_checkpoints.ipynb #callback-attributes
 def _attributes(callback: Callback) -> tuple:
     "What a callback remembers: counters, best values, lists, generators; and the names of what cannot be kept."
     kept, lost = {}, []
@@ -220,6 +221,7 @@ def _callback_states(learner: Learner, but: Callback, said: set) -> list:
         states.append((type(callback).__name__, kept))
     return states
 
+# %% ../nbs/04c_checkpoints.ipynb #set-callbacks
 def _set_attribute(callback: Callback, name: str, value) -> None:
     "Give a callback one of the values that it remembered."
     own, old = vars(callback), vars(callback).get(name)
@@ -285,6 +287,7 @@ def _load_model(model, state: dict) -> None:
         of_module, _, own = name.rpartition(".")
         model.get_submodule(of_module)._buffers[own] = value.to(device)
 
+# %% ../nbs/04c_checkpoints.ipynb #kind
 def _kind(learner: Learner) -> list:
     "What optimizer a fit would use: its classes, and fastai's steps. One that is made to know this is not kept."
     opt, make = learner.opt, learner.opt_func
@@ -299,6 +302,9 @@ def _metric_names(learner: Learner) -> list:
 
 def _batch_sizes(loaders: list) -> list:
     return [getattr(dl, "bs", getattr(dl, "batch_size", None)) for dl in loaders]
+
+def _generator_counts(loaders: list) -> list:
+    return [len(_generators_of(dl)) for dl in loaders]
 
 def _items(loaders: list) -> list:
     return [len(dl.dataset) if hasattr(dl.dataset, "__len__") else None for dl in loaders]
@@ -321,7 +327,7 @@ def _collect(learner: Learner, plan: Plan, phase: int, epochs: int, loaders: lis
     model, scaler, smooth = get_model(learner.model), getattr(learner, "scaler", None), learner.recorder.smooth_loss
     return dict(
         format=_FORMAT, versions=_versions(), plan=plan.to_json(), steps=plan.steps, phase=phase, epochs=epochs,
-        items=_items(loaders), batch_sizes=_batch_sizes(loaders), generators=[len(_generators_of(dl)) for dl in loaders],
+        items=_items(loaders), batch_sizes=_batch_sizes(loaders), generators=_generator_counts(loaders),
         model=model.state_dict(), buffers=_other_buffers(model), loss=_loss_state(learner), metrics=_metric_names(learner),
         optimizer_kind=_kind(learner), optimizer=_plain(learner.opt.state_dict()),
         gradients=_gradients(model), scaler=_plain(scaler.state_dict()) if scaler else {},
@@ -374,8 +380,7 @@ def _refuse_other(path: Path, state: dict, learner: Learner, plan: Plan, loaders
     for what, then, now in [("batches in an epoch", state["steps"], plan.steps),
                             ("items to train and validate on", state["items"], _items(loaders)),
                             ("items in a batch", state["batch_sizes"], _batch_sizes(loaders)),
-                            ("generators of the loaders", state["generators"],
-                             [len(_generators_of(dl)) for dl in loaders]),
+                            ("generators of the loaders", state["generators"], _generator_counts(loaders)),
                             ("processes", len(state["rng"]), max(num_distrib(), 1))]:
         if then != now:
             raise ValueError(f"{path} was written with {then} {what}, and now there are {now}. {way_out}")

@@ -259,7 +259,8 @@ def examine(names: list | None = None,  # of checks; `None`: all
         except _Wrong as wrong:
             ok, found, cure = None if isinstance(wrong, _LeftOut) else False, wrong.found, wrong.cure
         except ModuleNotFoundError as error:
-            ok, found, cure = False, _absent(error).found, _absent(error).cure
+            ok, wrong = False, _absent(error)
+            found, cure = wrong.found, wrong.cure
         except Exception as error:  # an install can be broken in ways that nobody foresees
             ok, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
         yield Finding(name, ok, _in(found, ja), _in(cure, ja))

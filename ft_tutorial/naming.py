@@ -15,6 +15,7 @@ from .evidence import Evidence, evidence_of
 from .reporting import _draw, _equal_words, _sentence
 from .rules import _check_value
 from .terms import QUESTIONS, VALUES, Run, Verdicts, name_run
+from .verdicts import _checked_lang
 
 # %% ../nbs/05_naming.ipynb #untold
 _UNTOLD = {
@@ -73,11 +74,6 @@ def _measured(evidence: Evidence, told: dict) -> dict:
     return seen
 
 # %% ../nbs/05_naming.ipynb #refuse-told
-def _checked_lang(lang: str) -> str:
-    if lang not in ("en", "ja"):
-        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
-    return lang
-
 def _refuse(evidence: Evidence, told: dict, ja: bool) -> None:
     "Refuse what is told when it is unknown, or cannot be, given the weights."
     for fact, value in told.items():

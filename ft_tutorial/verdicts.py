@@ -285,6 +285,11 @@ def _to_frame(verdicts: Verdicts):  # a `pandas.DataFrame`, one row for each sch
     return DataFrame(rows, index=list(verdicts), columns=[*columns, "sources"])
 
 # %% ../nbs/00c_verdicts.ipynb #name-run
+def _checked_lang(lang: str) -> str:
+    if lang not in ("en", "ja"):
+        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
+    return lang
+
 def name_run(
     run: Run,  # the facts of the run
     *,
@@ -293,6 +298,4 @@ def name_run(
     "Say what each school calls `run`, and why."
     if not isinstance(run, Run):
         raise TypeError(f"name_run needs a Run, for example Run(moved='none'); got {run!r}")
-    if lang not in ("en", "ja"):
-        raise ValueError(f"lang must be 'en' or 'ja', got {lang!r}")
-    return Verdicts(run, lang)
+    return Verdicts(run, _checked_lang(lang))
