@@ -91,14 +91,25 @@ def checksum(path: str | Path,  # of a file
     "SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
+def _save(state, file):
+    "`torch.save`, but what stops it is raised: it hides a full disk or Ctrl-C behind an error of its own."
+    outer = sys.exc_info()[1]
+    try: torch.save(state, file)
+    except RuntimeError as error:
+        while isinstance(error, RuntimeError) and error.__context__ not in (None, outer): error = error.__context__
+        raise error from None
+
 def _publish(state, stem, folder):
     "Write a whole file under a passing name, then give it its own name in one step."
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.part"):  # by a process that was killed while writing
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > 3600: left.unlink()
+            if abs(time.time() - left.stat().st_mtime) > 3600: left.unlink()  # clocks are set back too
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        torch.save(state, part)
+        try: _save(state, part)
+        except BaseException:  # a full disk, Ctrl-C
+            os.unlink(part.name)
+            raise
     path = folder / f"{stem}-{checksum(part.name)}.pt"
     os.replace(part.name, path)
     return path

@@ -10,7 +10,8 @@ import inspect
 import os
 import platform
 import random
-from contextlib import contextmanager
+import tempfile
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +24,14 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, rank_distrib, to_device
 from fastcore.basics import store_attr
 from fastcore.foundation import L
+from filelock import FileLock, Timeout
 from torch import nn
 
 from . import __version__
+from .assets import _save
 from .caching import CacheGuard
+from .differences import _broken
+from .matching import _check_whole, tensors_of
 from .plans import Plan
 
 # %% ../nbs/04c_checkpoints.ipynb #plain
@@ -55,18 +60,16 @@ def _plain(value):
     raise _NotPlain(f"a {type(value).__name__}")
 
 # %% ../nbs/04c_checkpoints.ipynb #folder
-def _temporary(path: Path) -> Path:
-    "The second file: of a name that nobody else gives."
-    return path.with_name(f".{path.name}.ft_tutorial.tmp")
+def _beside(path: Path, use: str) -> Path:
+    "A second file: of a name that nobody else gives."
+    return path.with_name(f".{path.name}.ft_tutorial.{use}")
 
 def _folder_problem(path: Path) -> str | None:
     "Why no file can be written at `path`; the cheapest way to know is to try."
     if path.is_dir():
         return f"{path} is a folder: give the path of a file in it"
-    probe = _temporary(path)
     try:
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         return f"cannot write {path}: {error.strerror}. Nothing was trained; give a path in a folder that can be written"
 
@@ -85,18 +88,21 @@ def write_checkpoint(path: str | Path,  # the file; replaced in one step, so tha
                     ) -> None:
     "Write `state` to `path` through a temporary file beside it; `OSError` leaves the older file as it was."
     path = Path(path)
-    temporary = _temporary(path)
+    temporary, checksums = _beside(path, "tmp"), torch.serialization.get_crc32_options()
     try:
+        torch.serialization.set_crc32_options(True)  # `read_checkpoint` looks at them
         with open(temporary, "wb") as file:
-            torch.save(state, file)
+            _save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write the checkpoint {path}: {error.strerror or error}. An older one there is "
                       "as it was") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        torch.serialization.set_crc32_options(checksums)
 
 # %% ../nbs/04c_checkpoints.ipynb #read
 _FORMAT = "ft_tutorial fine_tune 2"
@@ -105,8 +111,9 @@ def read_checkpoint(path: str | Path,  # file that `fine_tune(..., checkpoint=pa
                    ) -> dict:  # all that the run depends on, tensors on the CPU
     "Read a checkpoint without running code from it; `ValueError` when the file is anything else, or not whole."
     try:
+        _check_whole(Path(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # torch raises many kinds, depending on where the file ends
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
@@ -417,10 +424,6 @@ def _file(path: str | Path) -> Path:
         raise ValueError("checkpoint is an empty text: give the path of a file, or None for no checkpoint")
     return Path(os.path.realpath(path))
 
-def _finite(model) -> bool:
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values()
-               if isinstance(value, torch.Tensor) and value.is_floating_point())
-
 def _where(path: Path, state: dict, plan: Plan) -> str:
     "One line on what is in the file."
     done, now = _done(plan, state["phase"], state["epochs"]), _versions()
@@ -443,8 +446,6 @@ class _Keeper(Callback):
             raise ValueError("a checkpoint keeps what fastai's Recorder recorded, and this learner has none: "
                              "learner.add_cb(Recorder())")
         self.phase, self.first, self.state, self.loaders = 0, 0, None, list(learner.dls.loaders)
-        if problem := None if rank_distrib() else _folder_problem(path):
-            raise OSError(problem)
         if path.exists():
             state = read_checkpoint(path)
             _refuse_other(path, state, learner, plan, self.loaders)
@@ -460,13 +461,41 @@ class _Keeper(Callback):
     def after_cancel_fit(self):
         if self.state:  # never put back: nothing was trained
             return
-        if _finite(get_model(self.model)):
-            self.write(self.n_epoch)  # early stopping: this phase is over
+        if name := _broken(*tensors_of(get_model(self.model))):
+            _say(f"{name} holds values that are not finite: {self.path} was not written, and is as after the last whole epoch")
         else:
-            _say(f"The weights are not finite numbers: {self.path} was not written, and is as after the last whole epoch")
+            self.write(self.n_epoch)  # early stopping: this phase is over
 
     def write(self, epochs: int) -> None:
         loaders = _all_loaders(self.learn, self.loaders)
         state = _collect(self.learn, self.plan, self.phase, epochs, loaders, self, self.said)
         if not rank_distrib():
             write_checkpoint(self.path, state)
+
+# %% ../nbs/04c_checkpoints.ipynb #alone
+def _lock_problem(lock: FileLock, path: Path) -> str | None:
+    "Why this process cannot have `path` to itself; none, and the lock is ours."
+    if problem := _folder_problem(path):
+        return problem
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return f"another run is writing {path}. Nothing was trained: wait for its end, or give another path"
+    except OSError as error:
+        return f"cannot lock {path}: {error.strerror or error}. Nothing was trained; give a path in another folder"
+
+@contextmanager
+def _alone(path: Path):
+    "In this block no other run can write `path`; of a distributed run, the first process sees to it."
+    lock = FileLock(_beside(path, "lock"))
+    problems = _of_all_processes(None if rank_distrib() else _lock_problem(lock, path))
+    try:
+        if any(problems):
+            raise OSError(next(filter(None, problems)))
+        yield
+    finally:
+        if lock.is_locked:
+            if os.name == "posix":  # elsewhere an open file cannot be deleted
+                with suppress(OSError):  # it may be a folder by now that cannot be written
+                    Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()

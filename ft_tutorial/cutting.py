@@ -94,11 +94,13 @@ def _device(learner: Learner):
 
 @contextmanager
 def _untouched(learner: Learner):
-    "Run data and network in this block, where a fit runs them; places, modes, buffers and random numbers are put back."
+    "Run data and network in this block, where a fit runs them; places, modes, buffers, hooks and random numbers are put back."
     model, loaders = _model_of(learner), _loaders(learner)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module._buffers, name, buffer, buffer.clone()) for module in model.modules()
                for name, buffer in module._buffers.items() if buffer is not None]
+    hooks = [(own, {*own}) for module in model.modules() for own in (
+        module._forward_pre_hooks, module._forward_hooks, module._forward_pre_hooks_with_kwargs)]
     rngs = [(dl, dl.rng, dl.rng.getstate()) for dl in loaders]
     device = next(model.parameters(), torch.empty(0)).device
     with own_rng(0):
@@ -109,6 +111,8 @@ def _untouched(learner: Learner):
             for of_module, name, buffer, value in buffers:
                 if not torch.equal(buffer, value): buffer.copy_(value)
                 of_module[name] = buffer
+            for own, before in hooks:  # Ctrl-C may come before the handle that removes one is kept
+                for key in {*own} - before: del own[key]
             for dl, rng, state in rngs:
                 dl.rng = rng
                 rng.setstate(state)

@@ -92,6 +92,17 @@ def _alike(source: torch.Tensor, tensor: torch.Tensor) -> bool | None:
         return None
     return seen["similarity"] > max(0.1, min(0.7, 4 / math.sqrt(tensor.numel())))
 
+# %% ../nbs/03b_differences.ipynb #broken
+def _finite(tensor: torch.Tensor, kind: str) -> bool:
+    "Are all its values numbers? A buffer may be a mask, and hold infinity."
+    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    return not numbers.isnan().any() if kind == "buffer" else bool(numbers.isfinite().all())
+
+def _broken(tensors: dict, buffers: set) -> str | None:
+    "The name of the first tensor whose values are not all numbers."
+    return next((name for name, tensor in tensors.items()
+                 if not _finite(tensor, "buffer" if name in buffers else "parameter")), None)
+
 # %% ../nbs/03b_differences.ipynb #snapshot
 def _snapshot(tensors: dict) -> dict:
     "A copy of each tensor on the CPU; tensors with several names are copied once."

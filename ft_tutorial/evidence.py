@@ -13,7 +13,7 @@ import torch
 
 # %% ../nbs/05a_evidence.ipynb #imports-own
 from .changes import Movement
-from .differences import _alike
+from .differences import _alike, _broken, _finite
 from .matching import match, tensors_of
 
 # %% ../nbs/05a_evidence.ipynb #inherited-names
@@ -88,11 +88,6 @@ def _gather(changes: list, cast: dict, inherited: set, resized: set, unknown: se
         cast=" and ".join(sorted({cast[c.name] for c in kept if c.name in cast})) or None)
 
 # %% ../nbs/05a_evidence.ipynb #numbers
-def _finite(tensor: torch.Tensor, kind: str) -> bool:
-    "Are all its values numbers? A buffer may be a mask, and hold infinity."
-    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
-    return not numbers.isnan().any() if kind == "buffer" else bool(numbers.isfinite().all())
-
 def _check_numbers(movement: Movement, after: dict) -> None:
     "Refuse weights that are not numbers; of `moved`, the rows say what was paired when the block ended."
     for c in movement.changes.values():
@@ -118,9 +113,8 @@ def _start(changes: list, before: dict, after: dict) -> dict:
 def _numbers_of(source) -> dict:
     "The tensors of the source of a run, all of them numbers."
     tensors, buffers = tensors_of(source)
-    for name, tensor in tensors.items():
-        if not _finite(tensor, "buffer" if name in buffers else "parameter"):
-            raise ValueError(f"{name} of `source` holds values that are not finite (NaN or infinity)")
+    if name := _broken(tensors, buffers):
+        raise ValueError(f"{name} of `source` holds values that are not finite (NaN or infinity)")
     return tensors
 
 # %% ../nbs/05a_evidence.ipynb #collect

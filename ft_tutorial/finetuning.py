@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastcore.foundation import L
 
 from .caching import cached
-from .checkpoints import _done, _file, _Keeper, _load_model, _say, _starting_at, _where
+from .checkpoints import _alone, _done, _file, _Keeper, _load_model, _say, _starting_at, _where
 from .changing import _change, _remember, _restore
 from .plans import Plan, _cached_phases, _held, plan
 from .selecting import _model_of
@@ -124,6 +124,8 @@ def fine_tune(learner: Learner,  # learner to train, changed in place
     state, callbacks and modes that it had before; what was trained so far is kept."""
     what = plan(learner, epochs, base_lr, strategy, freeze_epochs, lr_mult, pct_start, div, batchnorm=batchnorm,
                 cache=cache, **kwargs)
-    keeper = None if checkpoint is None else _Keeper(learner, what, _file(checkpoint))
-    _run(learner, what, keeper, [*L(cbs)], cache)
+    path = None if checkpoint is None else _file(checkpoint)
+    with _alone(path) if path else nullcontext():
+        keeper = _Keeper(learner, what, path) if path else None
+        _run(learner, what, keeper, [*L(cbs)], cache)
     _change(learner, set(_outside(learner)), "frozen")

@@ -59,8 +59,12 @@ def _write(path: Path, data: bytes) -> None:
     "Write in one step: a file is the old one or the new one."
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except BaseException:  # a full disk, Ctrl-C
+        part.unlink(missing_ok=True)
+        raise
 
 # %% ../nbs/06a_lab.ipynb #beside
 def _beside(path: Path, data: bytes) -> Path:

@@ -12,7 +12,7 @@ from hashlib import sha1
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ _SCALAR = np.float64(0).__reduce__()[0]  # makes a NumPy number; `numpy._core` w
 _ALLOWED = [L, np.dtype, *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]},
             *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
+def _check_whole(path: Path) -> None:
+    "Compare the checksums that `torch.save` writes, and `torch.load` does not look at."
+    if is_zipfile(path):
+        with ZipFile(path) as file:
+            if part := file.testzip():
+                raise BadZipFile(f"the checksum of {part} is wrong")
+
 def _read(path: Path) -> Any:
     "What a weights file holds; nothing in it is executed."
     if path.is_dir():
@@ -38,6 +45,7 @@ def _read(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
             return load_file(path)
+        _check_whole(path)
         known = torch.serialization.get_safe_globals()  # of the user: leaving the block would take them away
         with torch.serialization.safe_globals([kind for kind in _ALLOWED if kind not in known]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -47,7 +55,8 @@ def _read(path: Path) -> Any:
         if isinstance(error, UnpicklingError) and is_zipfile(path):
             raise ValueError(f"{path} holds more than tensors, and opening it could run code. Save the "
                              "state dict instead: torch.save(model.state_dict(), path)") from error
-        raise ValueError(f"{path} is not a file of weights, or is damaged") from error
+        why = f": {error}" if isinstance(error, BadZipFile) else ""
+        raise ValueError(f"{path} is not a file of weights, or is damaged{why}") from error
 
 # %% ../nbs/03a_matching.ipynb #unpack
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")

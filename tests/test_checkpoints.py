@@ -283,7 +283,7 @@ def kill_loop(folder, kills=24, seed=0):
     begin = time.time()
     os.waitpid(start(folder, None), 0)
     length = time.time() - begin
-    expected, path, temporary = (folder / "result").read_bytes(), folder / "run.pt", checkpoints._temporary(folder / "run.pt")
+    expected, path, temporary = (folder / "result").read_bytes(), folder / "run.pt", checkpoints._beside(folder / "run.pt", "tmp")
     (folder / "result").unlink()
     counts = dict(kills=0, writing=0, runs=0, same=0)
     window = length / 2  # grows while children die before they have come further, as on a busy machine
