@@ -59,6 +59,13 @@ def whole_number(name: str,  # of the argument, for the message
         raise ValueError(f"{name}={value}, but it must be {limit} {why}".rstrip())
 
 # %% ../nbs/00e_assets.ipynb #own-rng
+def _to_the_end(undo) -> None:
+    "Do `undo`, which may be done twice; Ctrl-C in the middle of it is raised when all is undone."
+    try: undo()
+    except KeyboardInterrupt:
+        undo()
+        raise
+
 @contextmanager
 def own_rng(seed: int):  # a whole number
     "Seed the generators of Python, NumPy and torch in this block; then put them back."
@@ -66,7 +73,7 @@ def own_rng(seed: int):  # a whole number
     with torch.random.fork_rng():
         random.seed(seed), np.random.seed(seed % 2**32), torch.manual_seed(seed)
         try: yield
-        finally: random.setstate(kept_python), np.random.set_state(kept_numpy)
+        finally: _to_the_end(lambda: (random.setstate(kept_python), np.random.set_state(kept_numpy)))
 
 # %% ../nbs/00e_assets.ipynb #shuffled
 def shuffled(items,  # anything with a length and an order

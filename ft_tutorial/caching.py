@@ -23,6 +23,7 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .assets import _to_the_end
 from .cutting import (Cut, _body, _deciding, _device, _features, _generators, _look, _refuse_body,
                                  _refuse_callbacks, _set_mode, _tensors, _untouched)
 from .freezing import _model_of
@@ -289,13 +290,17 @@ def cached(learner: Learner,  # frozen learner; afterwards as before, but for wh
     with _untouched(learner):
         for part in kept: _fill(part, learner, cut)
     guard, before = CacheGuard(cut, kept), cut.model.__dict__.get("forward")
+
+    def off():
+        learner.remove_cb(guard)
+        cut.model.__dict__.pop("forward", None)
+        if before is not None: cut.model.forward = before
+        for part in kept: part.off()
+
     try:
         for part in kept: part.on()
         cut.model.forward = _Forward(learner, cut)
         learner.add_cb(guard)
         yield CacheReport(_bytes(rows), [part.dl.n for part in kept], on_disk, cut.entry)
     finally:
-        learner.remove_cb(guard)
-        cut.model.__dict__.pop("forward", None)
-        if before is not None: cut.model.forward = before
-        for part in kept: part.off()
+        _to_the_end(off)

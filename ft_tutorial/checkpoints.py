@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from . import __version__
-from .assets import _save
+from .assets import _save, _to_the_end
 from .caching import CacheGuard
 from .differences import _broken
 from .matching import _check_whole, tensors_of
@@ -101,8 +101,9 @@ def write_checkpoint(path: str | Path,  # the file; replaced in one step, so tha
         raise OSError(f"cannot write the checkpoint {path}: {error.strerror or error}. An older one there is "
                       "as it was") from error
     finally:
-        temporary.unlink(missing_ok=True)
         torch.serialization.set_crc32_options(checksums)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 # %% ../nbs/04c_checkpoints.ipynb #read
 _FORMAT = "ft_tutorial fine_tune 2"
@@ -484,18 +485,21 @@ def _lock_problem(lock: FileLock, path: Path) -> str | None:
     except OSError as error:
         return f"cannot lock {path}: {error.strerror or error}. Nothing was trained; give a path in another folder"
 
+def _unlock(lock: FileLock) -> None:
+    if lock.is_locked:
+        if os.name == "posix":  # elsewhere an open file cannot be deleted
+            with suppress(OSError):  # nor in a folder that can no longer be written
+                Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
 @contextmanager
 def _alone(path: Path):
     "In this block no other run can write `path`; of a distributed run, the first process sees to it."
     lock = FileLock(_beside(path, "lock"))
-    problems = _of_all_processes(None if rank_distrib() else _lock_problem(lock, path))
     try:
+        problems = _of_all_processes(None if rank_distrib() else _lock_problem(lock, path))
         if any(problems):
             raise OSError(next(filter(None, problems)))
         yield
     finally:
-        if lock.is_locked:
-            if os.name == "posix":  # elsewhere an open file cannot be deleted
-                with suppress(OSError):  # it may be a folder by now that cannot be written
-                    Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+        _to_the_end(lambda: _unlock(lock))

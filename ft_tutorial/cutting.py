@@ -20,7 +20,7 @@ from fastai.torch_core import default_device, norm_types, to_device
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .assets import own_rng
+from .assets import _to_the_end, own_rng
 from .freezing import _model_of, _norm_layers
 from .states import _HoldAgain, _HoldStill
 
@@ -103,19 +103,22 @@ def _untouched(learner: Learner):
         module._forward_pre_hooks, module._forward_hooks, module._forward_pre_hooks_with_kwargs)]
     rngs = [(dl, dl.rng, dl.rng.getstate()) for dl in loaders]
     device = next(model.parameters(), torch.empty(0)).device
+
+    def put_back():
+        model.to(device)
+        for module, training in modes: module.training = training
+        for of_module, name, buffer, value in buffers:
+            if not torch.equal(buffer, value): buffer.copy_(value)
+            of_module[name] = buffer
+        for own, before in hooks:  # Ctrl-C may come before the handle that removes one is kept
+            for key in {*own} - before: del own[key]
+        for dl, rng, state in rngs:
+            dl.rng = rng
+            rng.setstate(state)
+
     with own_rng(0):
         try: yield model.to(_device(learner))
-        finally:
-            model.to(device)
-            for module, training in modes: module.training = training
-            for of_module, name, buffer, value in buffers:
-                if not torch.equal(buffer, value): buffer.copy_(value)
-                of_module[name] = buffer
-            for own, before in hooks:  # Ctrl-C may come before the handle that removes one is kept
-                for key in {*own} - before: del own[key]
-            for dl, rng, state in rngs:
-                dl.rng = rng
-                rng.setstate(state)
+        finally: _to_the_end(put_back)
 
 # %% ../nbs/04d_cutting.ipynb #run
 def _precision(learner: Learner):

@@ -47,20 +47,22 @@ class _Follow(Callback):
 @contextmanager
 def _as_before(learner: Learner):
     "On an error or Ctrl-C: frozen state, callbacks, modes and wrappers as they were; weights as trained so far."
-    frozen, loaders = _remember(learner), list(learner.dls.loaders)
+    frozen, loaders, cbs = _remember(learner), list(learner.dls.loaders), list(learner.cbs)
     modes = {module: module.training for module in learner.model.modules()}
     own = {name: vars(learner)[name] for name in ("model", "logger", "training") if name in vars(learner)}
-    autocast = [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
+    grad, autocast = torch.is_grad_enabled(), [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
     try:
         yield
     except BaseException:
         vars(learner).update(own)
         learner.dls.loaders = loaders
+        learner.remove_cbs([cb for cb in learner.cbs if cb not in cbs])  # stopped while fastai was removing its own
         if hasattr(learner, "progress"):
             vars(learner.progress).pop("mbar", None)
         _restore(learner, frozen)
         for module, training in modes.items():
             module.training = training
+        torch.set_grad_enabled(grad)
         for device, enabled in autocast:
             torch.set_autocast_enabled(device, enabled)
         learner._end_cleanup()
@@ -97,6 +99,7 @@ def _run(learner: Learner, plan: Plan, keeper, cbs: list, cache) -> None:
                 _load_model(_model_of(learner), keeper.state)
                 _say(_where(keeper.path, keeper.state, plan))
             _fit(learner, follow, keeper, cbs, cache)
+            _change(learner, set(_outside(learner)), "frozen")
     except BaseException:
         if follow.begun:
             _say(f"Stopped after {follow.done} of {plan.epochs} epochs. What was trained so far is kept; what is "
@@ -128,4 +131,3 @@ def fine_tune(learner: Learner,  # learner to train, changed in place
     with _alone(path) if path else nullcontext():
         keeper = _Keeper(learner, what, path) if path else None
         _run(learner, what, keeper, [*L(cbs)], cache)
-    _change(learner, set(_outside(learner)), "frozen")

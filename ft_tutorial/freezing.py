@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from fastai.learner import Learner
 from torch import nn
 
+from .assets import _to_the_end
 from .changing import (_apply, _change, _refuse_tied, _refuse_unreachable, _release,
                                   _remember, _restore, _tell_fastai, _trainable_or_frozen)
 from .selecting import Selector, _groups_of, _list, _model_of, _named, _select, split_by
@@ -58,4 +59,4 @@ def frozen(learner: Learner | nn.Module,  # learner, or plain module, that is fr
     try:
         yield freeze(learner, what, batchnorm=batchnorm)
     finally:
-        _restore(learner, before)
+        _to_the_end(lambda: _restore(learner, before))

@@ -79,11 +79,15 @@ def test_interrupted_at_random_moments_and_called_again(tmp_path):
             freeze(learner)
         before = standing(learner)
         if interrupts(lambda: fine_tune(learner, **CALL, checkpoint=path)):
-            assert standing(learner) == before and status(learner).ok
-            assert {file.name for file in path.parent.iterdir()} <= {"run.pt"}
+            assert status(learner).ok
+            if standing(learner) != before:  # all was done, and the file was being given free
+                state = read_checkpoint(path)
+                assert (state["phase"], state["epochs"]) == (1, 3) and all(standing(learner)[0])
+            # What is left of a lock whose making was interrupted is held by nobody.
+            assert {file.name for file in path.parent.iterdir()} <= {"run.pt", ".run.pt.ft_tutorial.lock"}
             assert not path.exists() or read_checkpoint(path)
         else:
-            assert result(learner) == expected
+            assert result(learner) == expected and [*path.parent.iterdir()] == [path]
             learner, ended = None, ended + 1
             path.unlink()
 
@@ -111,7 +115,8 @@ def test_blocks_are_left_as_they_were_entered(tmp_path, block):
     work()
     interrupts = Interrupts(seed=2, within=time.time() - start)
     while interrupts.count < 40:
-        interrupts(work)
+        if interrupts(work):
+            torch.set_grad_enabled(True)  # PyTorch's own blocks may leave it off, when they are stopped as they begin
         assert left() == before and status(learner).ok
 
 

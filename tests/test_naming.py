@@ -249,19 +249,6 @@ def test_the_installed_command(source, tmp_path):
     assert "all 14 inherited parameter tensors updated" in done.stdout
 
 
-class Evil:
-    def __reduce__(self):
-        return (print, ("code from a file ran",))
-
-
-def test_the_command_runs_no_code_from_a_file(source, tmp_path):
-    torch.save(source.state_dict(), tmp_path / "source.pth")
-    torch.save({"weight": Evil()}, tmp_path / "evil.pth")
-    done = command("name", tmp_path / "source.pth", tmp_path / "evil.pth", *OPTIONS)
-    assert done.returncode == 2 and done.stdout == ""
-    assert "could run code" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
 def test_a_wrong_option_is_exit_code_2():
     done = command("name", "a.pth", "b.pth", "--data", "old")
     assert done.returncode == 2 and done.stdout == "" and "invalid choice" in done.stderr

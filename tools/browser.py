@@ -6,13 +6,15 @@ accessibility.
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+import npm_packages
 
 # `pip install playwright` brings the driver; the browser is the system's. Nothing is asked of other hosts.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 PACKAGES = ["chromium", "fonts-noto-core", "fonts-noto-cjk"]  # the fonts draw Japanese
-AXE = "axe-core@4.14.1"
 folder = Path(__file__).parents[1] / "build" / "browser"
 
 
@@ -37,8 +39,8 @@ def axe() -> Path | None:
     "Where the script of axe-core lies; it is fetched first where npm is. `None` where there is none."
     path = folder / "node_modules" / "axe-core" / "axe.min.js"
     if not path.exists() and shutil.which("npm"):
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-save", "--prefix", folder, AXE], capture_output=True)
+        with suppress(OSError):
+            npm_packages.install(folder, "--omit=dev")
     return path if path.exists() else None
 
 

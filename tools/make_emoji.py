@@ -1,6 +1,6 @@
 """Draw the emoji sheets of the package: one PNG per vendor and one table for both.
 
-    python tools/make_emoji.py                          # fetches both packages with `npm pack`
+    python tools/make_emoji.py                          # fetches both packages, as pinned in tools/npm
     python tools/make_emoji.py GOOGLE TWITTER           # two unpacked packages instead
     python tools/make_emoji.py --out FOLDER ...         # somewhere else than the package's data
 
@@ -10,13 +10,12 @@ tiles, row by row, in the order of `emoji.csv`; tile N of both sheets is the sam
 """
 import argparse
 import json
-import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+import npm_packages
 from manifest import PICTURES, png, table, write
 
 TILE, COLUMNS = 64, 25
@@ -54,15 +53,6 @@ Changes: {count} drawings were chosen, laid on white and arranged in one sheet.
 """
 
 
-def fetch(package, folder):
-    "Download `package` with npm into `folder`, unpack it there and return its root."
-    subprocess.run(["npm", "pack", f"{package}@{VERSION}", "--silent"], cwd=folder, check=True,
-                   stdout=subprocess.DEVNULL)
-    with tarfile.open(folder / f"{package}-{VERSION}.tgz") as archive:
-        archive.extractall(folder / package, filter="data")
-    return folder / package / "package"
-
-
 def chosen(root):
     "The emoji of our kinds, by kind and then in Unicode's order; joined sequences are left out."
     emoji = json.loads((root / "emoji.json").read_text(encoding="utf-8"))
@@ -96,8 +86,9 @@ def main():
     parser.add_argument("--out", type=Path, default=PICTURES)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        roots = options.roots or [fetch(p, Path(temporary)) for p in PACKAGES.values()]
-        google, twitter = roots
+        if not options.roots:
+            npm_packages.install(Path(temporary))
+        google, twitter = options.roots or [Path(temporary) / "node_modules" / package for package in PACKAGES.values()]
         rows = list(chosen(google))
         images = [row[3] for row in rows]
         assert rows == list(chosen(twitter)), "the two packages list different emoji"
