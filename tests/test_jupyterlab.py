@@ -89,12 +89,16 @@ def lab(tmp_path_factory):
         process.wait(60)
 
 
+requests = []
+
+
 @pytest.fixture(scope="module")
 def pages(browser, lab):
     "Each notebook in a page of its own, run by the menu; all begin together."
     opened = {}
     for name in NOTEBOOKS:
         page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{lab}/lab/workspaces/{name}/tree/{name}.ipynb?token=known")
         page.wait_for_function(IDLE, timeout=120_000)  # a kernel that is still starting would not see the restart
         page.evaluate(SEE_BARS)
@@ -149,6 +153,12 @@ def test_a_bar_shows_the_progress_of_an_experiment(pages):
     ended(pages[NOTEBOOKS[-1]])
     assert pages[NOTEBOOKS[-1]].evaluate("window.bars") > 2
     assert pages[NOTEBOOKS[-1]].locator(".jp-OutputArea progress").count() == 0, "it is gone at the end"
+
+
+def test_nothing_is_asked_of_other_hosts(pages, lab):
+    for page in pages.values():
+        ended(page)
+    assert len(requests) > 100 and not [url for url in requests if not url.startswith((lab, "data:", "blob:"))]
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])

@@ -1,11 +1,12 @@
 "No file that a user names can run code, nothing asks for another host, and what is fetched for tests is what was pinned."
 import ast
 import json
-import shutil
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
+from importlib import util
 from pathlib import Path
 
 import npm_packages  # of tools/
@@ -174,6 +175,14 @@ def test_a_program_that_asks_for_another_host_is_found():
     for ask in asks:
         assert code_of(f"import socket, contextlib\nwith contextlib.suppress(OSError): {ask}") == 3, ask
     assert code_of("1 / 0") == 1
+
+
+@pytest.mark.skipif(not offline.own_network() or not util.find_spec("jupyterlab"), reason="needs both")
+def test_jupyterlab_itself_asks_for_no_other_host():
+    "That its pages do not is in test_jupyterlab, that notebooks do not in the test command."
+    start = [sys.executable, root / "tools/offline.py", sys.executable, "-m", "pytest", "tests/test_cli.py", "-k"]
+    done = subprocess.run([*start, "lab_copies"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
 
 
 # What npm brings

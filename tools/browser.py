@@ -13,7 +13,7 @@ import npm_packages
 
 # `pip install playwright` brings the driver; the browser is the system's. Nothing is asked of other hosts.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 PACKAGES = ["chromium", "fonts-noto-core", "fonts-noto-cjk"]  # the fonts draw Japanese
 folder = Path(__file__).parents[1] / "build" / "browser"
 
