@@ -611,6 +611,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ft_tutorial.states._Record': ('states.html#_record', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._Record.__call__': ('states.html#_record.__call__', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._Record.__init__': ('states.html#_record.__init__', 'ft_tutorial/states.py'),
+                                    'ft_tutorial.states._Record.in_force': ('states.html#_record.in_force', 'ft_tutorial/states.py'),
+                                    'ft_tutorial.states._asked': ('states.html#_asked', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._drop': ('states.html#_drop', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._has_bn_freeze': ('states.html#_has_bn_freeze', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._hold_of': ('states.html#_hold_of', 'ft_tutorial/states.py'),

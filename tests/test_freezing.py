@@ -336,3 +336,12 @@ def test_a_compiled_body_that_cannot_be_held_is_refused_and_left_alone(tmp_path)
     freeze(learner, batchnorm="train")
     names = changed(learner.model, lambda: learner.fit(1, 0.1))
     assert "1.weight" in names and "0.0.weight" not in names
+
+
+def test_a_norm_layer_that_the_selection_leaves_out_is_no_problem(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner, r"0\.0")
+    assert status(learner).ok and "go on moving (0.1)" in repr(status(learner).notes)
+    for parameter in learner.model[0][1].parameters():  # the control: not what was chosen any more
+        parameter.requires_grad_(False)
+    assert not status(learner).ok
