@@ -345,3 +345,14 @@ def test_a_norm_layer_that_the_selection_leaves_out_is_no_problem(tmp_path):
     for parameter in learner.model[0][1].parameters():  # the control: not what was chosen any more
         parameter.requires_grad_(False)
     assert not status(learner).ok
+
+
+def test_a_refused_block_touches_nothing():
+    model = model_with()
+    freeze(model, "0")
+    model.train()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match="no parameter name"):
+        with frozen(model, "head"):
+            pass
+    assert modes == [module.training for module in model.modules()]

@@ -345,9 +345,10 @@ class Life(RuleBasedStateMachine):
     def theirs(self, n):
         "fastai's `freeze_to(n)` was called last."
         self.make_opt()
-        trains, still = set().union(*self.groups[n:]), set().union(*self.groups[:n])
-        still -= self.norm_parameters() if self.train_bn else set()
-        self.told = Told(self.told.frozen - trains | still, index=n if n >= 0 else len(self.groups) + n)
+        trains, before = set().union(*self.groups[n:]), set().union(*self.groups[:n])
+        learning = self.norm_parameters() & before if self.train_bn else set()
+        self.told = Told((self.told.frozen - trains | before) - learning,
+                         index=n if n >= 0 else len(self.groups) + n)
 
     # --- Calls.
 
@@ -444,7 +445,7 @@ class Life(RuleBasedStateMachine):
         left = {name for problem in said.problems if "left over" in problem.what for name in problem.tensors}
         assert names & told.frozen <= left
         assert not in_force or not names & told.kept
-        moving = {layer.name for layer in self.layers if any(n in names for n in layer.own) or
+        moving = {layer.name for layer in self.layers if any(n in names - left for n in layer.own) or
                   any(n.startswith(layer.name + ".") for n in names - set(self.names()))}
         assert not moving & holding
         if in_force and told.frozen:
