@@ -100,6 +100,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ft_tutorial.changing._refuse_unreachable': ( 'changing.html#_refuse_unreachable',
                                                                                     'ft_tutorial/changing.py'),
                                       'ft_tutorial.changing._remember': ('changing.html#_remember', 'ft_tutorial/changing.py'),
+                                      'ft_tutorial.changing._renew_copies': ('changing.html#_renew_copies', 'ft_tutorial/changing.py'),
                                       'ft_tutorial.changing._restore': ('changing.html#_restore', 'ft_tutorial/changing.py'),
                                       'ft_tutorial.changing._tell_fastai': ('changing.html#_tell_fastai', 'ft_tutorial/changing.py'),
                                       'ft_tutorial.changing._trainable_or_frozen': ( 'changing.html#_trainable_or_frozen',

@@ -356,3 +356,22 @@ def test_a_refused_block_touches_nothing():
         with frozen(model, "head"):
             pass
     assert modes == [module.training for module in model.modules()]
+
+
+def train_inside_a_block(learner):
+    with frozen(learner, "1"):
+        learner.fit(1, 0.01)
+
+
+def load_other_weights(learner):
+    make_learner(learner.path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger).save("other", with_opt=False)
+    learner.load("other", with_opt=False)
+
+
+@pytest.mark.parametrize("renew", [train_inside_a_block, load_other_weights])
+def test_lookahead_takes_frozen_weights_as_they_are_now(tmp_path, renew):
+    learner = make_learner(tmp_path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger)
+    learner.fit(1, 0.01)
+    freeze(learner)
+    assert "0.0.weight" in changed(learner.model, lambda: renew(learner))  # the control
+    assert changed(learner.model, lambda: learner.fit(2, 0.01)) == HEAD
