@@ -121,6 +121,12 @@ def _remember(learner) -> dict:
                        index=learner.opt.frozen_idx if learner.opt else 0)
     return before
 
+def _renew_copies(learner: Learner) -> None:
+    "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
+    for slow, fast in zip(getattr(learner.opt, "slow_weights", None) or [], learner.opt.param_lists):
+        for old, now in zip(slow, fast):
+            if not now.requires_grad: old.data.copy_(now.data)
+
 def _restore(learner, before: dict) -> None:
     "Set everything that `freeze` changes back to what it was."
     model = _model_of(learner)
@@ -143,6 +149,7 @@ def _restore(learner, before: dict) -> None:
         learner.splitter = before["splitter"]
         if learner.opt is not None:
             learner.opt.frozen_idx = before["index"]
+            _renew_copies(learner)
 
 # %% ../nbs/02c_changing.ipynb #change
 def _trainable_or_frozen(model: nn.Module) -> list:
@@ -161,9 +168,7 @@ def _tell_fastai(learner: Learner, names: set) -> None:
     frozen_parameters = {named[name] for name in names}
     whole = [set(group) <= frozen_parameters for group in learner.opt.param_lists]
     learner.opt.frozen_idx = [*whole, False].index(False)
-    for slow, fast in zip(getattr(learner.opt, "slow_weights", None) or [], learner.opt.param_lists):
-        for old, now in zip(slow, fast):  # Lookahead steps back to its copy of the weights
-            if now in frozen_parameters: old.data.copy_(now.data)
+    _renew_copies(learner)
 
 def _change(learner, names: set, batchnorm: str) -> Status:
     "Check, then freeze exactly `names`; nothing is touched when a check fails."
@@ -199,6 +204,7 @@ def load(self: Learner,
         _fastai_load(self, file, device=device, **kwargs)
     finally:
         hook.remove()
+    _renew_copies(self)
     for note in filter(None, notes):
         missing = sorted(set(note["frozen"]) - set(_named(model)))
         if missing:

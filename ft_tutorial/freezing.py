@@ -56,7 +56,8 @@ def frozen(learner: Learner | nn.Module,  # learner, or plain module, that is fr
           ):  # yields the `Status` inside the block
     "Freeze inside a `with` block; afterwards all is as it was, after an error or Ctrl-C too."
     before = _remember(learner)
+    now = freeze(learner, what, batchnorm=batchnorm)
     try:
-        yield freeze(learner, what, batchnorm=batchnorm)
+        yield now
     finally:
         _to_the_end(lambda: _restore(learner, before))

@@ -8,6 +8,7 @@ __all__ = ['Problem', 'Status', 'status']
 # %% ../nbs/02b_states.ipynb #imports
 from collections.abc import Iterable
 from html import escape
+from operator import itemgetter
 
 from fastai.callback.training import BnFreeze, bn_types
 from fastai.learner import Learner
@@ -97,9 +98,12 @@ class _Record:
         self.names, self.frozen_names = sorted(names), sorted(frozen_names)
         self.batchnorm = batchnorm
 
+    def in_force(self, model: nn.Module) -> bool:
+        "Is that frozen and nothing else, or has another call changed it since?"
+        return self.frozen_names == sorted(n for n, p in _named(model).items() if not p.requires_grad)
+
     def __call__(self, module, state_dict, prefix, local_metadata) -> None:
-        now = sorted(name for name, p in _named(module).items() if not p.requires_grad)
-        if now == self.frozen_names:  # else another call has changed it since
+        if self.in_force(module):
             local_metadata[_KEY] = {"frozen": self.names, "batchnorm": self.batchnorm}
 
 def _record_of(model: nn.Module):
@@ -242,22 +246,28 @@ def _rests(group: Iterable, layers: dict) -> bool:
     rest = [p for p in group if p not in norm_parameters] or group
     return not any(p.requires_grad for p in rest)
 
+def _asked(learner, record, moving: list) -> bool:
+    "Are these layers among those that `freeze` was told to let move?"
+    chosen = record and record.in_force(_model_of(learner)) and all(map(itemgetter("learns"), moving))
+    return chosen or record and record.batchnorm == "train"
+
 def _norm_problems(learner, layers: dict, record) -> tuple:
     "Norm layers in frozen groups that move all the same (problems; notes when that was asked for)."
-    names = []
+    moving = []
     for group in [set(group) for _, group in _status_groups(learner) if group]:
         rests = _rests(group, layers)
         for layer in _moving(learner, layers):
             own_frozen = layer["updates"] and not any(p.requires_grad for p in layer["deciders"])
             if layer["deciders"] and layer["deciders"][0] in group and (rests or own_frozen):
-                names.append(layer["name"])
-    if not names:
+                moving.append(layer)
+    if not moving:
         return [], []
+    names = [layer["name"] for layer in moving]
     found = [Problem("norm layers in the frozen part go on moving", names, "freeze(learner, ...)")]
     if _has_bn_freeze(learner):
         found.append(Problem("BnFreeze has no effect on norm layers that are trainable", names,
                              "freeze(learner, ...), or Learner(..., train_bn=False)"))
-    return ([], found[:1]) if record and record.batchnorm == "train" else (found, [])
+    return ([], found[:1]) if _asked(learner, record, moving) else (found, [])
 
 # %% ../nbs/02b_states.ipynb #status-optimizer
 def _optimizer_problems(learner: Learner, layers: dict) -> tuple:

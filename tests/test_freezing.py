@@ -336,3 +336,42 @@ def test_a_compiled_body_that_cannot_be_held_is_refused_and_left_alone(tmp_path)
     freeze(learner, batchnorm="train")
     names = changed(learner.model, lambda: learner.fit(1, 0.1))
     assert "1.weight" in names and "0.0.weight" not in names
+
+
+def test_a_norm_layer_that_the_selection_leaves_out_is_no_problem(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner, r"0\.0")
+    assert status(learner).ok and "go on moving (0.1)" in repr(status(learner).notes)
+    for parameter in learner.model[0][1].parameters():  # the control: not what was chosen any more
+        parameter.requires_grad_(False)
+    assert not status(learner).ok
+
+
+def test_a_refused_block_touches_nothing():
+    model = model_with()
+    freeze(model, "0")
+    model.train()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match="no parameter name"):
+        with frozen(model, "head"):
+            pass
+    assert modes == [module.training for module in model.modules()]
+
+
+def train_inside_a_block(learner):
+    with frozen(learner, "1"):
+        learner.fit(1, 0.01)
+
+
+def load_other_weights(learner):
+    make_learner(learner.path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger).save("other", with_opt=False)
+    learner.load("other", with_opt=False)
+
+
+@pytest.mark.parametrize("renew", [train_inside_a_block, load_other_weights])
+def test_lookahead_takes_frozen_weights_as_they_are_now(tmp_path, renew):
+    learner = make_learner(tmp_path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger)
+    learner.fit(1, 0.01)
+    freeze(learner)
+    assert "0.0.weight" in changed(learner.model, lambda: renew(learner))  # the control
+    assert changed(learner.model, lambda: learner.fit(2, 0.01)) == HEAD
