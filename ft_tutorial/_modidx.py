@@ -636,6 +636,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ft_tutorial.states._rests': ('states.html#_rests', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._self_updating': ('states.html#_self_updating', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._size': ('states.html#_size', 'ft_tutorial/states.py'),
+                                    'ft_tutorial.states._slow_weights': ('states.html#_slow_weights', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._status_groups': ('states.html#_status_groups', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._status_rows': ('states.html#_status_rows', 'ft_tutorial/states.py'),
                                     'ft_tutorial.states._updates_itself': ('states.html#_updates_itself', 'ft_tutorial/states.py'),

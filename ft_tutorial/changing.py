@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from .selecting import _groups_of, _list, _model_of, _named
 from .states import (_KEY, Status, _hold_of, _HoldStill, _Record, _record_of, _release,
-                                _self_updating, _watch, status)
+                                _self_updating, _slow_weights, _watch, status)
 
 # %% ../nbs/02c_changing.ipynb #apply
 def _hold(model: nn.Module) -> None:
@@ -123,9 +123,9 @@ def _remember(learner) -> dict:
 
 def _renew_copies(learner: Learner) -> None:
     "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
-    for slow, fast in zip(getattr(learner.opt, "slow_weights", None) or [], learner.opt.param_lists):
-        for old, now in zip(slow, fast):
-            if not now.requires_grad: old.data.copy_(now.data)
+    for parameter, copy in _slow_weights(learner).items():
+        if not parameter.requires_grad:
+            copy.data.copy_(parameter.data)
 
 def _restore(learner, before: dict) -> None:
     "Set everything that `freeze` changes back to what it was."

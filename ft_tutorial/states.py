@@ -270,6 +270,12 @@ def _norm_problems(learner, layers: dict, record) -> tuple:
     return ([], found[:1]) if _asked(learner, record, moving) else (found, [])
 
 # %% ../nbs/02b_states.ipynb #status-optimizer
+def _slow_weights(learner: Learner) -> dict:
+    "The copy that Lookahead, such as in `ranger`, keeps of each parameter and steps back to."
+    slow = getattr(learner.opt, "slow_weights", None) or []
+    return {p: copy for copies, group in zip(slow, learner.opt.param_lists if slow else [])
+            for copy, p in zip(copies, group)}
+
 def _optimizer_problems(learner: Learner, layers: dict) -> tuple:
     "Contradictions between requires_grad and what the optimizer holds and believes."
     problems, notes = [], []
@@ -284,6 +290,12 @@ def _optimizer_problems(learner: Learner, layers: dict) -> tuple:
     if stepped:
         problems.append(Problem("frozen, but a gradient is left over, so weight decay moves these "
                                 "parameters", stepped, "freeze(learner, ...)"))
+    copies = _slow_weights(learner)
+    older = [name for name, p in _named(_model_of(learner)).items()
+             if not p.requires_grad and p in copies and not copies[p].equal(p)]
+    if older:
+        problems.append(Problem("frozen, but Lookahead has older copies, and moves these parameters "
+                                "back to them", older, "freeze(learner, ...)"))
     index = learner.opt.frozen_idx if learner.opt else 0
     still = [_rests(group, layers) for group in groups]
     first = [*still, False].index(False)

@@ -375,3 +375,16 @@ def test_lookahead_takes_frozen_weights_as_they_are_now(tmp_path, renew):
     freeze(learner)
     assert "0.0.weight" in changed(learner.model, lambda: renew(learner))  # the control
     assert changed(learner.model, lambda: learner.fit(2, 0.01)) == HEAD
+
+
+def test_status_finds_copies_that_lookahead_goes_back_to(tmp_path):
+    learner = make_learner(tmp_path, model_with(lambda: nn.LayerNorm(8)), opt_func=ranger)
+    learner.fit(1, 0.01)
+    learner.model[0].requires_grad_(False)  # by hand: nobody tells the optimizer
+    for parameter in learner.model[0].parameters():
+        parameter.grad = None
+    assert "older copies" in repr(status(learner).problems)
+    assert "0.0.weight" in changed(learner.model, lambda: learner.fit(2, 0.01))
+    freeze(learner)
+    assert status(learner).ok  # the control
+    assert changed(learner.model, lambda: learner.fit(2, 0.01)) == HEAD

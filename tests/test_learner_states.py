@@ -443,7 +443,8 @@ class Life(RuleBasedStateMachine):
                 self.ours(*told.asked)  # it loads the file that it saved
             assert not names
             return
-        left = {name for problem in said.problems if "left over" in problem.what for name in problem.tensors}
+        left = {name for problem in said.problems if "left over" in problem.what or "older copies" in problem.what
+                for name in problem.tensors}
         assert names & told.frozen <= left
         assert not in_force or not names & told.kept
         moving = {layer.name for layer in self.layers if any(n in names - left for n in layer.own) or
@@ -652,9 +653,6 @@ class Life(RuleBasedStateMachine):
         assert [{name for name, p in named if any(p is q for q in group)} for group in lists] == self.groups
         assert len({id(p) for group in lists for p in group}) == sum(map(len, lists))
         assert opt.frozen_idx == self.told.index
-        copies = zip(getattr(opt, "slow_weights", None) or [], lists)  # Lookahead goes back to them
-        old = {id(p): slow for group, fast in copies for slow, p in zip(group, fast)}
-        assert all(bits(old[id(p)]).equal(bits(p)) for name, p in named if name in self.told.kept and id(p) in old)
         known = {id(p) for _, p in named}
         assert all(id(p) in known for p in opt.state) and all(id(p) in known for p in getattr(opt, "opt", opt).state)
 
@@ -682,18 +680,22 @@ class Life(RuleBasedStateMachine):
             held = "no" if row["group"] == "none" else "yes" if self.groups else "when made"
             assert row["in_optimizer"] == held
         problems = {key: {name for p in said.problems if key in p.what for name in p.tensors}
-                    for key in ("left over", "does not hold")}
+                    for key in ("left over", "older copies", "does not hold")}
         left = {name for name in self.told.frozen - self.outside() if named[name].grad is not None}
-        assert problems == {"left over": left, "does not hold": self.outside()}
+        slow = zip(getattr(self.learner.opt, "slow_weights", None) or [], self.learner.opt.param_lists if self.groups else [])
+        copies = {id(p): copy for group, fast in slow for copy, p in zip(group, fast)}
+        older = {name for name in self.told.frozen if not bits(copies.get(id(named[name]), named[name])).equal(bits(named[name]))}
+        assert not older & self.told.kept
+        assert problems == {"left over": left, "older copies": older, "does not hold": self.outside()}
         assert any("freeze_to" in p.what for p in said.problems) == (self.told.index < 0)
         if (self.in_force() or not self.told.frozen) and not self.outside() and self.told.index >= 0:
             assert said.ok, said.problems
 
     def check_bits(self):
         "What was frozen when we last looked, and is, has the same bits."
-        holding = self.holding()
-        now = {name: value for name, value in everything(self.learner.model).items() if name in self.told.kept or any(
-            name.startswith(layer + ".") for layer in holding)}
+        buffers = {name for name, _ in self.learner.model.named_buffers() for layer in self.holding()
+                   if name.startswith(layer + ".")}
+        now = {name: value for name, value in everything(self.learner.model).items() if name in self.told.kept | buffers}
         assert not differing({name: value for name, value in self.bits.items() if name in now}, now)
         self.bits = now
 
