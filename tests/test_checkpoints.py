@@ -203,6 +203,24 @@ def test_paths_that_cannot_be_written(tmp_path):
     assert learner.opt is None
 
 
+@pytest.mark.parametrize("value", [-float("inf"), float("nan")])
+def test_a_mask_of_infinities_is_no_broken_number(tmp_path, capsys, value):
+    class Masked(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 8)
+            self.register_buffer("mask", torch.full((2, 2), value))
+
+    def make(folder):
+        learner = make_learner(folder)
+        learner.model[0][0] = Masked()
+        return learner
+    path, early = tmp_path / "run.pt", [lambda: EarlyStoppingCallback("accuracy", min_delta=0.5, patience=1)]
+    run(tmp_path, make=make, cbs=early, path=path, epochs=3, freeze_epochs=0)
+    said = "0.0.mask holds values that are not finite" in capsys.readouterr().out
+    assert said == (value != value)
+    assert read_checkpoint(path)["epochs"] == (1 if said else 3)  # the phase is over, unless that was not written
+
+
 def test_the_file_says_where_it_stands(tmp_path):
     run(tmp_path, 3, path=tmp_path / "run.pt")
     state = read_checkpoint(tmp_path / "run.pt")
