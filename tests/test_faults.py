@@ -2,7 +2,6 @@
 two runs on one file, wrong bits. Nothing is lost, and what is wrong is said. (Killed runs are in test_checkpoints.)"""
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,8 @@ from ft_tutorial.freezing import freeze, frozen, status
 from ft_tutorial.lab import copy_notebooks
 from ft_tutorial.materials import _map_lite0
 from ft_tutorial.matching import tensors_of
+
+resource = pytest.importorskip("resource", reason="needs limits of POSIX")
 
 
 # Ctrl-C
