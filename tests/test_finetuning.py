@@ -238,10 +238,16 @@ def test_the_only_group_is_called_all(tmp_path):
     assert {"body", "head"} == {"all", "head", "body"} & {*plan(plain_learner(tmp_path), 1).table[0]}
 
 
-def test_the_title_says_what_trains_and_for_how_long(tmp_path):
+def test_the_picture_says_what_trains_and_for_how_long(tmp_path):
     learner = plain_learner(tmp_path, splitter=split_by(r"0\.0", r"0\.[13]", "1"))
-    title = plan(learner, 2, strategy="gradual").plot().axes[0].get_title()
-    assert title == "the head for 1 epoch, then group 1 + head for 1 epoch, then everything for 2 epochs"
+    planned = plan(learner, 2, strategy="gradual")
+    figure = planned.plot()
+    assert figure.axes[0].get_title() == "the head for 1 epoch, then group 1 + head for 1 epoch, then everything for 2 epochs"
+    for ax in figure.axes:  # and every step is inside the picture
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        curves = [line for line in ax.lines if len(line.get_xdata()) == planned.steps or len(line.get_xdata()) == 2 * planned.steps]
+        assert sum(len(line.get_xdata()) for line in curves) == 3 * planned.epochs * planned.steps
+        assert all(left < x < right and low < y < high for line in curves for x, y in zip(*line.get_data()))
 
 
 def test_no_momentum_and_no_rise(tmp_path):
