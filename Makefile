@@ -9,7 +9,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench release-check clean
+.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench mutants release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +50,9 @@ bench: .venv/.installed  ## measure speed, memory and overhead, one script of be
 
 test-oldest: .venv/.installed  ## run the helpers' tests with the oldest versions that the metadata allows
 	@$(BIN)/python tools/test_oldest.py
+
+mutants: .venv/.installed  ## check that the tests notice wrong code: 400 small changes, most of an hour
+	@$(BIN)/python -W ignore tools/mutants.py
 
 release-check: .venv/.installed  ## build, install and try the distributions as a user would (15 GB of disk for a while)
 	@$(BIN)/python tools/release_check.py

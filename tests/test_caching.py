@@ -18,6 +18,7 @@ from fastai.callback.data import PartialDL, WeightedDL
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.hook import ActivationStats
 from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_flat_cos, fit_one_cycle, lr_find  # noqa: F401 (methods)
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import BnFreeze, GradientAccumulation
@@ -119,6 +120,17 @@ def both(make, fit=one_cycle, tolerance=0, memory="2GB"):
     assert report.bytes == size
     assert any(not torch.equal(value, plain.model.state_dict()[name]) for name, value in start.items())
     return plain, quick
+
+
+def test_progress_is_shown_where_the_learner_shows_it(monkeypatch):
+    shown = []
+    monkeypatch.setattr(caching, "progress_bar", lambda dl, total, leave: shown.append((total, leave)) or dl)
+    learner = learner_of()
+    with cached(learner):
+        assert shown == []  # `learner_of` takes fastai's progress away
+    learner.add_cb(ProgressCallback())
+    with cached(learner):
+        assert shown == [(-(-len(dl.dataset) // 8), False) for dl in learner.dls.loaders]
 
 
 # ---- what gives the same result ----------------------------------------------------------------

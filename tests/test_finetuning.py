@@ -222,6 +222,34 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     fine_tune(learner, np.int64(1), wd=np.float32(0.01), checkpoint=tmp_path / "run.pt")
 
 
+def test_true_is_no_number_and_a_list_is_a_tuple(tmp_path):
+    learner = plain_learner(tmp_path)
+    for name in ("base_lr", "lr_mult", "pct_start", "div", "div_final", "wd", "freeze_epochs"):
+        with pytest.raises(TypeError, match=f"{name.removeprefix('base_')} must be a (whole )?number, not True"):
+            plan(learner, 1, **{name: True})
+    listed, tupled = Phase(1, 1e-3, [r"0\.0", r"0\.1"]), Phase(1, 1e-3, (r"0\.0", r"0\.1"))
+    assert listed == tupled and hash(listed) == hash(tupled) and listed != Phase(1, 1e-3, r"0\.0")
+    assert plan(learner, [listed]).phases[0].frozen == (r"0\.0", r"0\.1")
+
+
+def test_the_only_group_is_called_all(tmp_path):
+    learner = plain_learner(tmp_path, splitter=params)
+    assert {"all"} == {"all", "head", "body"} & {*plan(learner, 1, strategy="all_at_once").table[0]}
+    assert {"body", "head"} == {"all", "head", "body"} & {*plan(plain_learner(tmp_path), 1).table[0]}
+
+
+def test_the_picture_says_what_trains_and_for_how_long(tmp_path):
+    learner = plain_learner(tmp_path, splitter=split_by(r"0\.0", r"0\.[13]", "1"))
+    planned = plan(learner, 2, strategy="gradual")
+    figure = planned.plot()
+    assert figure.axes[0].get_title() == "the head for 1 epoch, then group 1 + head for 1 epoch, then everything for 2 epochs"
+    for ax in figure.axes:  # and every step is inside the picture
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        curves = [line for line in ax.lines if len(line.get_xdata()) == planned.steps or len(line.get_xdata()) == 2 * planned.steps]
+        assert sum(len(line.get_xdata()) for line in curves) == 3 * planned.epochs * planned.steps
+        assert all(left < x < right and low < y < high for line in curves for x, y in zip(*line.get_data()))
+
+
 def test_no_momentum_and_no_rise(tmp_path):
     learner, keep = plain_learner(tmp_path, opt_func=SGD, moms=(0.0, 0.0, 0.0)), Keep()
     planned = plan(learner, 1, freeze_epochs=0, pct_start=0.0)

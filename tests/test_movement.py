@@ -25,6 +25,7 @@ from ft_tutorial.differences import _difference, _snapshot
 from ft_tutorial.freezing import freeze
 from ft_tutorial.matching import match, tensors_of
 from ft_tutorial.movement import compare, moved
+from ft_tutorial.tables import Table
 
 TINY = dict(emb_sz=8, n_hid=8, n_layers=2, pad_token=1, bidir=False, output_p=0.0, hidden_p=0.0,
             input_p=0.0, embed_p=0.0, weight_p=0.0)
@@ -51,6 +52,13 @@ def test_whole_numbers_booleans_and_complex_numbers():
     assert _difference(torch.tensor([1, 2]), torch.tensor([1, 3])) == {"changed": 1}
     assert _difference(torch.tensor([1j]), torch.tensor([1j]))["changed"] == 0
     assert _difference(torch.tensor([1j]), torch.tensor([2j]))["changed"] == 1
+
+
+@pytest.mark.parametrize("rows, said", [(30, ""), (31, "and 1 more rows; `.to_frame()` shows all")])
+def test_a_long_table_says_that_rows_are_left_out(rows, said):
+    table = Table(dict(row=number) for number in range(rows))
+    assert repr(table).endswith(said or "29") and (said in table._repr_html_()) and len(table.to_frame()) == rows
+    assert ("more rows" in table._repr_html_()) == ("more rows" in repr(table)) == bool(said)
 
 
 def test_tied_weights_are_one_copy_and_both_names_move():

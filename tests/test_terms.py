@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from ft_tutorial import rules
 from ft_tutorial.glossary import _key
-from ft_tutorial.terms import (CASES, GLOSSARY, PROPERTIES, SCHOOLS, SOURCES, VALUES, Quiz, Run, Table, Term, every_run,
-                               look_up, matrix, name_run, quotes, settled, timeline, two_by_two, what_if)
+from ft_tutorial.terms import (CASES, GLOSSARY, PROPERTIES, SCHOOLS, SOURCES, VALUES, Quiz, Run, Table, Term, Verdicts,
+                               case_table, every_run, look_up, matrix, name_run, property_table, quotes, settled, timeline,
+                               two_by_two, what_if)
 
 root = Path(__file__).parents[1]
 data = root / "ft_tutorial" / "data" / "terms"
@@ -257,6 +259,34 @@ def test_japanese_tables_are_japanese():
         assert all(polite.search(part + "。") for part in re.sub("（[^）]*）|「[^」]*」", "", case.point_ja).split("。") if part), case.id
     for name in ("schools.csv", "values.csv", "timeline.csv"):  # cells of tables end without a copula
         assert not re.search("(である|です|ます)[。,]", (data / name).read_text(encoding="utf-8")), name
+
+
+def test_english_tables_have_no_japanese_words():
+    kana = re.compile("[ぁ-ヶ]")
+    tables = [property_table, matrix, timeline, two_by_two, lambda lang: case_table("lora", "random-features", lang=lang),
+              lambda lang: what_if(Run(), facts=("moved",), lang=lang), lambda lang: Quiz("lora", lang=lang)]
+    for table in tables:
+        assert not kana.search(table(lang="en")._repr_html_()) and kana.search(table(lang="ja")._repr_html_())
+    folded = [what_if(Run(), facts=("moved",), lang=lang)._repr_html_() for lang in ("en", "ja")]
+    assert "<summary>any other fact changed" in folded[0] and "<summary>ほかの項目を変えると" in folded[1]
+    assert Verdicts(Run())._repr_html_() == name_run(Run())._repr_html_()
+
+
+def test_marks_can_be_read():
+    "White on the dark one; a table of marks has upright, narrow headings; words of a Japanese table are not broken."
+    cells = re.findall(r"<td[^>]*>[■○×]</td>", matrix()._repr_html_())
+    assert {("■" in cell, "color:#fff" in cell) for cell in cells} == {(True, True), (False, False)}
+    assert "vertical-rl" in matrix()._repr_html_() and "vertical-rl" not in timeline()._repr_html_()
+    assert "word-break:normal" in timeline("ja")._repr_html_() and "word-break" not in timeline()._repr_html_()
+
+
+def test_terms_show_all_they_have():
+    for term in GLOSSARY.values():
+        assert all(line.strip() and line.strip() != "also:" for line in repr(term).split("\n"))
+        html = term._repr_html_()
+        for text in (term.en, term.ja, term.meaning, term.meaning_ja, *term.synonyms, *term.synonyms_ja, term.beware):
+            assert text in repr(term) and escape(text.replace("`", "")) in re.sub("</?code>", "", html), (term.id, text)
+        assert html.count("<tr>") == 2 + bool(term.synonyms + term.synonyms_ja) + bool(term.beware + term.beware_ja)
 
 
 def test_to_frame_without_pandas(monkeypatch):
