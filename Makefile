@@ -9,7 +9,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench mutants release-check clean
+.PHONY: help lab test test-oldest soak mutants notebooks experiments readme docs docs-serve bench release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ docs: .venv/.installed  ## build the site into _site (DOCS_URL=https://… for t
 
 docs-serve: docs  ## build the site and serve it (make docs-serve DOCS_PORT=9000)
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _site $(DOCS_PORT)
+
+soak: .venv/.installed  ## live 5,000 random lives of a learner, 20 minutes (make soak SEED=1 for those of a seed)
+	@SOAK=$${SOAK:-5000} $(BIN)/python -W ignore -m pytest -s tests/test_learner_states.py -k lives
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
 	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done

@@ -135,8 +135,8 @@ def _restore(learner, before: dict) -> None:
         trains = before["trains"].get(name, True)
         if trains and not parameter.requires_grad:
             parameter.grad = before["gradients"].get(name)
-        if parameter.requires_grad and not trains:
-            parameter.grad = None
+        if not trains:
+            parameter.grad = None  # one that came meanwhile would move it
         parameter.requires_grad_(trains)
     for name, module in model.named_modules():
         if name in before["holds"]:

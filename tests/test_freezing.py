@@ -392,3 +392,14 @@ def test_status_finds_copies_that_lookahead_goes_back_to(tmp_path):
     freeze(learner)
     assert status(learner).ok  # the control
     assert changed(learner.model, lambda: learner.fit(2, 0.01)) == HEAD
+
+
+def test_a_gradient_that_comes_in_a_block_does_not_move_what_was_frozen_before(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner)
+    with frozen(learner, "1"):
+        learner.unfreeze()
+        learner.fit(1, 0.1)
+        learner.model[0].requires_grad_(False)  # by hand: the gradients stay
+    assert status(learner).ok
+    assert changed(learner.model, lambda: learner.fit(1, 0.1)) == HEAD
