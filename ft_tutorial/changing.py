@@ -140,7 +140,9 @@ def _restore(learner, before: dict) -> None:
         parameter.requires_grad_(trains)
     for name, module in model.named_modules():
         if name in before["holds"]:
-            module.register_forward_pre_hook(before["holds"][name], prepend=True)
+            hold = before["holds"][name]
+            hold.keep_eval = hold.keep_eval and not module.training
+            module.register_forward_pre_hook(hold, prepend=True)
             module.training = False
     _watch(model)
     if before["record"]:

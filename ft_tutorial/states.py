@@ -34,10 +34,21 @@ class _HoldStill:
 
     def __call__(self, module: nn.Module, inputs) -> None:
         if self.holds(module):
+            self.keep_eval = self.keep_eval and not module.training  # `train()` was called since
             module.training = False  # of this layer alone, not of layers inside it
 
 def _hold_of(module: nn.Module):
     return next((h for h in module._forward_pre_hooks.values() if isinstance(h, _HoldStill)), None)
+
+def _modes(model: nn.Module) -> list:
+    "The mode of each layer, and the one that it will take when it is held no more; for `_set_modes`."
+    holds = [hold for module in model.modules() if (hold := _hold_of(module))]
+    return ([(module, "training", module.training) for module in model.modules()]
+            + [(hold, "keep_eval", hold.keep_eval) for hold in holds])
+
+def _set_modes(modes: list) -> None:
+    for owner, name, mode in modes:
+        setattr(owner, name, mode)
 
 class _HoldAgain:
     "Forward pre-hook of a network: what takes the place of a held layer is held too."
@@ -119,7 +130,7 @@ def _release(model: nn.Module) -> None:
         hold = _hold_of(module)
         if hold:
             _drop(module._forward_pre_hooks, _HoldStill)
-            module.training = model.training and not hold.keep_eval
+            module.training = model.training and (module.training or not hold.keep_eval)
     _drop(model._forward_pre_hooks, _HoldAgain)
     _drop(model._state_dict_hooks, _Record)
 

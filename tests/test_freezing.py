@@ -399,3 +399,18 @@ def test_a_gradient_that_comes_in_a_block_does_not_move_what_was_frozen_before(t
         learner.model[0].requires_grad_(False)  # by hand: the gradients stay
     assert status(learner).ok
     assert changed(learner.model, lambda: learner.fit(1, 0.1)) == HEAD
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_layer_takes_the_mode_that_it_was_given_last(forward):
+    model = model_with()
+    model[0][1].eval()
+    freeze(model, "0")
+    unfreeze(model)
+    assert not model[0][1].training  # the control
+    freeze(model, "0")
+    model.train()
+    if forward:
+        model(torch.randn(3, 4))
+    unfreeze(model)
+    assert model[0][1].training
