@@ -108,6 +108,13 @@ def _check(learner, names: set, exempt: set, batchnorm: str) -> None:
     if names and not frozen_names:
         raise ValueError('this would freeze nothing: with batchnorm="train" norm layers learn on')
 
+# %% ../nbs/02c_changing.ipynb #renew-copies
+def _renew_copies(learner: Learner) -> None:
+    "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
+    for parameter, copy in _slow_weights(learner).items():
+        if not parameter.requires_grad:
+            copy.data.copy_(parameter.data)
+
 # %% ../nbs/02c_changing.ipynb #restore
 def _remember(learner) -> dict:
     "Everything that `freeze` changes."
@@ -120,12 +127,6 @@ def _remember(learner) -> dict:
         before |= dict(splitter=learner.splitter,
                        index=learner.opt.frozen_idx if learner.opt else 0)
     return before
-
-def _renew_copies(learner: Learner) -> None:
-    "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
-    for parameter, copy in _slow_weights(learner).items():
-        if not parameter.requires_grad:
-            copy.data.copy_(parameter.data)
 
 def _restore(learner, before: dict) -> None:
     "Set everything that `freeze` changes back to what it was."

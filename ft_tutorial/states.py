@@ -40,16 +40,6 @@ class _HoldStill:
 def _hold_of(module: nn.Module):
     return next((h for h in module._forward_pre_hooks.values() if isinstance(h, _HoldStill)), None)
 
-def _modes(model: nn.Module) -> list:
-    "The mode of each layer, and the one that it will take when it is held no more; for `_set_modes`."
-    holds = [hold for module in model.modules() if (hold := _hold_of(module))]
-    return ([(module, "training", module.training) for module in model.modules()]
-            + [(hold, "keep_eval", hold.keep_eval) for hold in holds])
-
-def _set_modes(modes: list) -> None:
-    for owner, name, mode in modes:
-        setattr(owner, name, mode)
-
 class _HoldAgain:
     "Forward pre-hook of a network: what takes the place of a held layer is held too."
     def __init__(self, model: nn.Module):
@@ -68,6 +58,17 @@ def _watch(model: nn.Module) -> None:
     again = _HoldAgain(model)
     if again.held:
         model.register_forward_pre_hook(again, prepend=True)
+
+# %% ../nbs/02b_states.ipynb #modes
+def _modes(model: nn.Module) -> list:
+    "The mode of each layer, and the one that it will take when it is held no more; for `_set_modes`."
+    holds = [hold for module in model.modules() if (hold := _hold_of(module))]
+    return ([(module, "training", module.training) for module in model.modules()]
+            + [(hold, "keep_eval", hold.keep_eval) for hold in holds])
+
+def _set_modes(modes: list) -> None:
+    for owner, name, mode in modes:
+        setattr(owner, name, mode)
 
 # %% ../nbs/02b_states.ipynb #updates-itself
 def _updates_itself(module: nn.Module) -> bool:
@@ -280,13 +281,14 @@ def _norm_problems(learner, layers: dict, record) -> tuple:
                              "freeze(learner, ...), or Learner(..., train_bn=False)"))
     return ([], found[:1]) if _asked(learner, record, moving) else (found, [])
 
-# %% ../nbs/02b_states.ipynb #status-optimizer
+# %% ../nbs/02b_states.ipynb #slow-weights
 def _slow_weights(learner: Learner) -> dict:
     "The copy that Lookahead, such as in `ranger`, keeps of each parameter and steps back to."
     slow = getattr(learner.opt, "slow_weights", None) or []
     return {p: copy for copies, group in zip(slow, learner.opt.param_lists if slow else [])
             for copy, p in zip(copies, group)}
 
+# %% ../nbs/02b_states.ipynb #status-optimizer
 def _optimizer_problems(learner: Learner, layers: dict) -> tuple:
     "Contradictions between requires_grad and what the optimizer holds and believes."
     problems, notes = [], []
