@@ -108,6 +108,13 @@ def _check(learner, names: set, exempt: set, batchnorm: str) -> None:
     if names and not frozen_names:
         raise ValueError('this would freeze nothing: with batchnorm="train" norm layers learn on')
 
+# %% ../nbs/02c_changing.ipynb #renew-copies
+def _renew_copies(learner: Learner) -> None:
+    "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
+    for parameter, copy in _slow_weights(learner).items():
+        if not parameter.requires_grad:
+            copy.data.copy_(parameter.data)
+
 # %% ../nbs/02c_changing.ipynb #restore
 def _remember(learner) -> dict:
     "Everything that `freeze` changes."
@@ -120,12 +127,6 @@ def _remember(learner) -> dict:
         before |= dict(splitter=learner.splitter,
                        index=learner.opt.frozen_idx if learner.opt else 0)
     return before
-
-def _renew_copies(learner: Learner) -> None:
-    "Lookahead steps back to its copies of the weights: that of a frozen parameter is what it is now."
-    for parameter, copy in _slow_weights(learner).items():
-        if not parameter.requires_grad:
-            copy.data.copy_(parameter.data)
 
 def _restore(learner, before: dict) -> None:
     "Set everything that `freeze` changes back to what it was."
@@ -140,7 +141,9 @@ def _restore(learner, before: dict) -> None:
         parameter.requires_grad_(trains)
     for name, module in model.named_modules():
         if name in before["holds"]:
-            module.register_forward_pre_hook(before["holds"][name], prepend=True)
+            hold = before["holds"][name]
+            hold.keep_eval = hold.keep_eval and not module.training
+            module.register_forward_pre_hook(hold, prepend=True)
             module.training = False
     _watch(model)
     if before["record"]:

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .assets import _to_the_end, own_rng
 from .freezing import _model_of, _norm_layers
-from .states import _HoldAgain, _HoldStill
+from .states import _HoldAgain, _HoldStill, _modes, _set_modes
 
 # %% ../nbs/04d_cutting.ipynb #generators
 def _generators() -> tuple:
@@ -96,7 +96,7 @@ def _device(learner: Learner):
 def _untouched(learner: Learner):
     "Run data and network in this block, where a fit runs them; places, modes, buffers, hooks and random numbers are put back."
     model, loaders = _model_of(learner), _loaders(learner)
-    modes = [(module, module.training) for module in model.modules()]
+    modes = _modes(model)
     buffers = [(module._buffers, name, buffer, buffer.clone()) for module in model.modules()
                for name, buffer in module._buffers.items() if buffer is not None]
     hooks = [(own, {*own}) for module in model.modules() for own in (
@@ -106,7 +106,7 @@ def _untouched(learner: Learner):
 
     def put_back():
         model.to(device)
-        for module, training in modes: module.training = training
+        _set_modes(modes)
         for of_module, name, buffer, value in buffers:
             if not torch.equal(buffer, value): buffer.copy_(value)
             of_module[name] = buffer

@@ -20,7 +20,7 @@ from .checkpoints import _alone, _done, _file, _Keeper, _load_model, _say, _star
 from .changing import _change, _remember, _restore
 from .plans import Plan, _cached_phases, _held, plan
 from .selecting import _model_of
-from .states import _outside
+from .states import _modes, _outside, _set_modes
 
 # %% ../nbs/04_finetuning.ipynb #follow
 def _broadcast(numbers: list, rank: int) -> list:
@@ -48,7 +48,7 @@ class _Follow(Callback):
 def _as_before(learner: Learner):
     "On an error or Ctrl-C: frozen state, callbacks, modes and wrappers as they were; weights as trained so far."
     frozen, loaders, cbs = _remember(learner), list(learner.dls.loaders), list(learner.cbs)
-    modes = {module: module.training for module in learner.model.modules()}
+    modes = _modes(learner.model)
     own = {name: vars(learner)[name] for name in ("model", "logger", "training") if name in vars(learner)}
     grad, autocast = torch.is_grad_enabled(), [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
     try:
@@ -60,8 +60,7 @@ def _as_before(learner: Learner):
         if hasattr(learner, "progress"):
             vars(learner.progress).pop("mbar", None)
         _restore(learner, frozen)
-        for module, training in modes.items():
-            module.training = training
+        _set_modes(modes)
         torch.set_grad_enabled(grad)
         for device, enabled in autocast:
             torch.set_autocast_enabled(device, enabled)

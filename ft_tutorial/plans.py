@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from .assets import whole_number
 from .changing import _change, _check, _exempt, _remember, _restore
 from .selecting import _groups_of, _model_of, _named, _select
-from .states import _norm_layers
+from .states import _modes, _norm_layers, _set_modes
 from .tables import Table
 
 # %% ../nbs/04a_plans.ipynb #checks
@@ -351,7 +351,7 @@ def _with_cache(learner: Learner, plan: Plan, cache: bool | int | str) -> Plan:
     if not any(_cached_phases(plan)):
         raise ValueError(f"cache needs a phase with the whole body frozen, and here is none:\n{plan!r}")
     phase = plan.phases[_cached_phases(plan).index(True)]
-    own, before = dict(vars(learner)), _remember(learner)
+    own, before, modes = dict(vars(learner)), _remember(learner), _modes(_model_of(learner))
     gradients = [(parameter, parameter.grad) for parameter in _model_of(learner).parameters()]
     try:
         _change(learner, _held(learner, phase), phase.batchnorm)
@@ -359,6 +359,7 @@ def _with_cache(learner: Learner, plan: Plan, cache: bool | int | str) -> Plan:
     finally:
         vars(learner).update(own)
         _restore(learner, before)
+        _set_modes(modes)
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

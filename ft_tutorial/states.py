@@ -34,6 +34,7 @@ class _HoldStill:
 
     def __call__(self, module: nn.Module, inputs) -> None:
         if self.holds(module):
+            self.keep_eval = self.keep_eval and not module.training  # `train()` was called since
             module.training = False  # of this layer alone, not of layers inside it
 
 def _hold_of(module: nn.Module):
@@ -57,6 +58,17 @@ def _watch(model: nn.Module) -> None:
     again = _HoldAgain(model)
     if again.held:
         model.register_forward_pre_hook(again, prepend=True)
+
+# %% ../nbs/02b_states.ipynb #modes
+def _modes(model: nn.Module) -> list:
+    "The mode of each layer, and the one that it will take when it is held no more; for `_set_modes`."
+    holds = [hold for module in model.modules() if (hold := _hold_of(module))]
+    return ([(module, "training", module.training) for module in model.modules()]
+            + [(hold, "keep_eval", hold.keep_eval) for hold in holds])
+
+def _set_modes(modes: list) -> None:
+    for owner, name, mode in modes:
+        setattr(owner, name, mode)
 
 # %% ../nbs/02b_states.ipynb #updates-itself
 def _updates_itself(module: nn.Module) -> bool:
@@ -119,7 +131,7 @@ def _release(model: nn.Module) -> None:
         hold = _hold_of(module)
         if hold:
             _drop(module._forward_pre_hooks, _HoldStill)
-            module.training = model.training and not hold.keep_eval
+            module.training = model.training and (module.training or not hold.keep_eval)
     _drop(model._forward_pre_hooks, _HoldAgain)
     _drop(model._state_dict_hooks, _Record)
 
@@ -269,13 +281,14 @@ def _norm_problems(learner, layers: dict, record) -> tuple:
                              "freeze(learner, ...), or Learner(..., train_bn=False)"))
     return ([], found[:1]) if _asked(learner, record, moving) else (found, [])
 
-# %% ../nbs/02b_states.ipynb #status-optimizer
+# %% ../nbs/02b_states.ipynb #slow-weights
 def _slow_weights(learner: Learner) -> dict:
     "The copy that Lookahead, such as in `ranger`, keeps of each parameter and steps back to."
     slow = getattr(learner.opt, "slow_weights", None) or []
     return {p: copy for copies, group in zip(slow, learner.opt.param_lists if slow else [])
             for copy, p in zip(copies, group)}
 
+# %% ../nbs/02b_states.ipynb #status-optimizer
 def _optimizer_problems(learner: Learner, layers: dict) -> tuple:
     "Contradictions between requires_grad and what the optimizer holds and believes."
     problems, notes = [], []

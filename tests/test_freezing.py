@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import fit_flat_cos, fit_one_cycle, lr_find  # noqa: F401 (methods)
 from fastai.callback.training import BnFreeze, GradientAccumulation
@@ -16,9 +17,11 @@ from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from fastai.torch_core import params, set_seed, trainable_params
 from torch import nn
 
+from ft_tutorial.cutting import find_cut
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 from ft_tutorial.movement import moved
+from ft_tutorial.plans import plan
 
 torch.set_num_threads(1)
 
@@ -403,3 +406,37 @@ def test_a_gradient_that_comes_in_a_block_does_not_move_what_was_frozen_before(t
         learner.model[0].requires_grad_(False)  # by hand: the gradients stay
     assert status(learner).ok
     assert changed(learner.model, lambda: learner.fit(1, 0.1)) == HEAD
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_layer_takes_the_mode_that_it_was_given_last(forward):
+    model = model_with()
+    model[0][1].eval()
+    freeze(model, "0")
+    unfreeze(model)
+    assert not model[0][1].training  # the control
+    freeze(model, "0")
+    model.train()
+    if forward:
+        model(torch.randn(3, 4))
+    unfreeze(model)
+    assert model[0][1].training
+
+
+def stop_a_fine_tune(learner):
+    with pytest.raises(RuntimeError), learner.added_cbs(Callback(after_step=stop)):
+        fine_tune(learner, 1)
+
+
+def stop(callback):
+    raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("look", [find_cut, lambda learner: plan(learner, 1, cache=True), stop_a_fine_tune])
+def test_who_looks_or_stops_leaves_the_mode_that_a_held_layer_had(tmp_path, look):
+    learner = make_learner(tmp_path)
+    learner.model[0][1].eval()
+    freeze(learner)
+    look(learner)
+    unfreeze(learner)
+    assert learner.model.training and not learner.model[0][1].training
