@@ -459,7 +459,9 @@ def main() -> int:
         if given.replay:
             print(f"{mutant.name} ({mutant.operator})\n{mutant.difference()}")
         how = results[mutant] = bench.try_out(mutant.module, mutant.source(), show=bool(given.replay))
-        print(f"{how:11} {time.time() - begun:5.1f} s  {mutant.name}" + f"\n{mutant.difference()}" * (how == "survived"), flush=True)
+        by = "".join(re.findall(r"^(.+): failed in", bench.output, re.M))
+        print(f"{how:11} {time.time() - begun:5.1f} s  {mutant.name}  {by}" + f"\n{mutant.difference()}" * (how == "survived"),
+              flush=True)
     if given.replay:
         return 0
     well = report(results, families)
