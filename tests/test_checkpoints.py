@@ -27,6 +27,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import Adam, OptimWrapper, ranger
 from fastai.torch_core import params, set_seed
 from fastcore.basics import noop
+from fastcore.foundation import L
 from torch import nn
 
 from ft_tutorial import checkpoints
@@ -142,6 +143,26 @@ def test_optimizers(tmp_path, optimizer):
     for whole in (1, 3, 4):
         run(tmp_path, whole, make=make, path=tmp_path / f"{whole}.pt")
         assert result(run(tmp_path, make=make, path=tmp_path / f"{whole}.pt")) == expected
+
+
+class Scales(Callback):
+    "As mixed precision on a GPU does: a scaler, new in each fit, that changes as it trains."
+    def before_fit(self):
+        self.learn.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        self.learn.scaler.scale(torch.ones(1))
+
+    def after_batch(self):
+        if self.training:
+            self.learn.scaler.update(self.learn.scaler.get_scale() + 1)
+
+
+def test_a_scaler_goes_on_and_what_was_recorded_is_of_fastais_kind(tmp_path):
+    expected = run(tmp_path, cbs=[Scales])
+    run(tmp_path, 3, cbs=[Scales], path=tmp_path / "run.pt")
+    learner = run(tmp_path, cbs=[Scales], path=tmp_path / "run.pt")
+    assert learner.scaler.get_scale() == expected.scaler.get_scale() == 2 + 3 * len(learner.dls.train)
+    kinds = [type(row) for row in [*expected.recorder.values, expected.final_record]]
+    assert kinds == [type(row) for row in [*learner.recorder.values, learner.final_record]] and {*kinds} == {L}
 
 
 def test_without_the_random_numbers_the_run_would_differ(tmp_path, monkeypatch):

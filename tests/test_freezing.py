@@ -90,8 +90,9 @@ HEAD = ["1.weight", "1.bias"]
 @pytest.mark.parametrize("norm", NORMS)
 def test_frozen_is_bit_identical_after_every_fit(tmp_path, norm, optimizer):
     learner = make_learner(tmp_path, model_with(NORMS[norm]), opt_func=OPTIMIZERS[optimizer])
-    body = len(changed(learner.model[0], lambda: learner.fit(1, 0.1)))
-    assert body >= 2  # the control moves
+    rounding = {"0.bias"}  # before a norm layer that takes the mean away its gradient is nothing else
+    body = {*changed(learner.model[0], lambda: learner.fit(1, 0.1))} - rounding
+    assert "0.weight" in body  # the control moves
     assert freeze(learner).ok
     for fit in FITS.values():
         assert changed(learner.model, lambda: fit(learner)) == HEAD
@@ -99,7 +100,7 @@ def test_frozen_is_bit_identical_after_every_fit(tmp_path, norm, optimizer):
     unfreeze(learner)
     assert not any(isinstance(hook, _HoldStill) for module in learner.model.modules()
                    for hook in module._forward_pre_hooks.values())
-    assert len(changed(learner.model[0], lambda: learner.fit(1, 0.1))) == body
+    assert {*changed(learner.model[0], lambda: learner.fit(1, 0.1))} - rounding == body
 
 
 def test_mixed_precision(tmp_path):

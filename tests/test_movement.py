@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ft_tutorial.differences import _difference, _snapshot
+from ft_tutorial.differences import _alike, _difference, _snapshot
 from ft_tutorial.freezing import freeze
 from ft_tutorial.matching import match, tensors_of
 from ft_tutorial.movement import compare, moved
@@ -105,6 +105,53 @@ def test_wrapped_networks_are_paired(wrap):
     kept = [c for c in movement.changes.values() if c.was is not None]
     assert len(kept) == len(model.state_dict())
     assert {c.state for c in kept} == {"equal"}
+
+
+def test_a_module_or_buffer_of_two_names_has_both():
+    shared = nn.BatchNorm1d(2)
+    shared.register_buffer("again", shared.running_mean)
+    tensors, buffers = tensors_of(nn.Sequential(shared, shared))
+    own = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "again"}
+    assert {*tensors} == {f"{i}.{name}" for i in (0, 1) for name in own}
+    assert buffers == {name for name in tensors if not name.endswith((".weight", ".bias"))}
+    with pytest.raises(ValueError, match="no tensors found in the network"):
+        tensors_of(nn.ReLU())
+
+
+def test_a_name_counts_more_than_an_order():
+    "Parametrizations put words into names; what is left over is not paired with what has its own counterpart."
+    torch.manual_seed(0)
+    before = {f"{name}.weight": torch.randn(2, 2) for name in "ab"}
+    after = {f"{name}.parametrizations.weight.original": torch.randn(2, 2) for name in "ba"}
+    assert match(before, after) == {f"{name}.parametrizations.weight.original": f"{name}.weight" for name in "ab"}
+    body = {f"body.{i}.weight": torch.randn(3, 2) for i in range(6)}
+    sizes = dict(x=3, a=2), dict(a=3)
+    before, after = ({**body, **{f"{name}.{own}": torch.randn([n] * dims) for name, n in size.items()
+                                 for own, dims in (("weight", 2), ("bias", 1))}} for size in sizes)
+    assert match(before, after) == {name: name for name in after}  # `a` was reshaped; `x`, of its new shape, is lost
+
+
+@pytest.mark.parametrize("cosine, alike", [(0.5, True), (0.05, False)])
+def test_long_tensors_of_half_their_direction_are_kin(cosine, alike):
+    "Two random tensors of 10,000 values have a cosine within 0.05, so 0.5 is no chance."
+    torch.manual_seed(0)
+    source, other = torch.randn(2, 100, 100)
+    assert _alike(source, cosine * source + (1 - cosine**2) ** 0.5 * other) is alike
+
+
+def test_statistics_of_the_only_frozen_layer_are_frozen():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    freeze(model, model[1])
+    with moved(model) as movement:
+        pass
+    assert {name for name, change in movement.changes.items() if change.frozen} == {name for name in model.state_dict() if name[0] == "1"}
+
+
+def test_groups_of_state_dicts_are_the_first_words():
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), nn.Linear(4, 2))
+    movement = compare(model.state_dict(), model.state_dict())
+    assert [row["group"] for row in movement.by_group] == ["0", "1"]
+    assert [row["layer"] for row in movement.by_layer] == ["0.0", "0.1", "1"]
 
 
 def test_files(tmp_path):

@@ -317,9 +317,9 @@ def run_file(name: str, others: bool) -> bool:
 
 
 def run_tests(tests: list[str], notebooks: dict) -> bool:
-    "Do all tests pass? Ends at the first that fails. Of the first file all cases run, of others a few."
+    "Do all tests pass? Ends at the first that fails."
     files = [test for test in tests if test not in notebooks]
-    for test, others in [*((test, False) for test in tests), *((test, True) for test in files[:1])]:
+    for test, others in [*((test, False) for test in tests), *((test, True) for test in files)]:
         start = time.time()
         passed = run_notebook(test, *notebooks[test]) if test in notebooks else run_file(test, others)
         print(f"{test}{', other cases' * others}: {'passed' if passed else 'failed'} in {time.time() - start:.1f} s", flush=True)
@@ -459,7 +459,9 @@ def main() -> int:
         if given.replay:
             print(f"{mutant.name} ({mutant.operator})\n{mutant.difference()}")
         how = results[mutant] = bench.try_out(mutant.module, mutant.source(), show=bool(given.replay))
-        print(f"{how:11} {time.time() - begun:5.1f} s  {mutant.name}" + f"\n{mutant.difference()}" * (how == "survived"), flush=True)
+        by = "".join(re.findall(r"^(.+): failed in", bench.output, re.M))
+        print(f"{how:11} {time.time() - begun:5.1f} s  {mutant.name}  {by}" + f"\n{mutant.difference()}" * (how == "survived"),
+              flush=True)
     if given.replay:
         return 0
     well = report(results, families)
