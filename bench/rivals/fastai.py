@@ -4,6 +4,7 @@ https://docs.fast.ai/learner.html
 https://docs.fast.ai/callback.training.html
 https://docs.fast.ai/callback.tracker.html
 """
+from fastai.callback import hook  # noqa: F401 (Learner.summary)
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
@@ -64,9 +65,15 @@ def seen(model, pictures):
     learner = Learner(data(pictures), model, loss_func=CrossEntropyLossFlat(), splitter=split, train_bn=False,
                       cbs=BnFreeze())
     learner.freeze()
-    yield learner.summary()
-    learner.remove_cb(BnFreeze)
-    yield learner.summary()
+    yield learner.summary(), model
+    learner.fit(1, 1e-3)
+    yield "", model
+    learner.unfreeze()
+    learner.fit(1, 1e-3)
+    learner.freeze()
+    yield learner.summary(), model
+    learner.fit(1, 1e-3)
+    yield "", model
 
 
 def undo(model, pictures):

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections import OrderedDict
 from importlib import import_module
@@ -182,6 +183,7 @@ def judge_refusal(job, model) -> tuple:
         with heard() as said:
             *_, model = job(model, Pictures("hiragana"))
     except Exception as error:
+        assert "twins.py" not in traceback.format_exc(), traceback.format_exc()  # ours, not the library's
         return "yes", f"{type(error).__name__}: {first_sentence(str(error))}"
     still = learns - sum(p.numel() for p in model.parameters() if p.requires_grad)
     about = [text for text in said if any(word in text.lower() for word in ("froz", "freez", "match", "trainable"))]
@@ -194,11 +196,18 @@ def judge_typo(job): return judge_refusal(job, small())
 
 
 def judge_seen(job) -> tuple:
-    still, moving = [str(text).strip() for text in job(small(), Pictures("hiragana"))]
-    note = line_about_trainable(still)
-    if still == moving:
-        return "partly", f"{note}; the same text when statistics move"
-    return "yes", f"{note}; other text when statistics move"
+    "The job shows a frozen body that stays still, trains, shows one that will move, trains; that is checked, too."
+    texts, bodies = [], []
+    for text, model in job(small(), Pictures("hiragana")):
+        texts.append(str(text).strip())
+        bodies.append(tensors(model.body))
+    still, _, moving, _ = texts
+    found = moved(bodies[0], bodies[1])
+    assert not found["parameters"] and not found["buffers"], say_moved(found)
+    found = moved(bodies[2], bodies[3])
+    assert found["parameters"] or found["buffers"], "the body did not move"
+    note = f"{line_about_trainable(still)}; then {say_moved(found)}"
+    return ("partly", f"{note}, and the text was the same") if still == moving else ("yes", f"{note}, and the text was another")
 
 
 def line_about_trainable(text: str) -> str:
@@ -257,9 +266,7 @@ def judge_undo(job) -> tuple:
         model = small()
         if partly_frozen:
             model.body[0].requires_grad_(False)
-        before, after = [look if isinstance(look, dict) else whole_state(*look) for look in
-                         map(lambda look: look if isinstance(look, dict) else whole_state(*look),
-                             job(model, Pictures("hiragana")))]
+        before, after = [look if isinstance(look, dict) else whole_state(*look) for look in job(model, Pictures("hiragana"))]
         return differences(before, after)
     plain, partly = once(False), once(True)
     if plain:
@@ -271,7 +278,7 @@ def judge_undo(job) -> tuple:
 
 def judge_resume(name: str, way: str, folder: Path) -> tuple:
     "Three processes for each order of the pictures: undisturbed, killed, called again."
-    exact, notes = {}, {}
+    exact, notes, facts = {}, {}, {}
     each = len(Pictures("hiragana"))
     for shuffle in (True, False):
         ends = []
@@ -287,20 +294,30 @@ def judge_resume(name: str, way: str, folder: Path) -> tuple:
                 elif code:
                     return "no", "the second call fails: " + (place / "error.txt").read_text()
             ends.append(torch.load(place / "end.pt", weights_only=True))
+            facts[run] = json.loads((place / "facts.json").read_text())
         found = moved(*ends)
         exact[shuffle] = not found["parameters"] and not found["buffers"]
         notes[shuffle] = "the same bits" if exact[shuffle] else say_moved(found).replace("moved", "differ")
     if exact[True] and exact[False]:
         return "yes", "the same bits at the end, with pictures in random order, too"
-    return "partly" if exact[False] else "no", f"in random order {notes[True]}; in fixed order {notes[False]}"
+    note = f"in random order {notes[True]}; in fixed order {notes[False]}"
+    learns, alone = facts["killed"]["learns"], facts["undisturbed"]["learns"]
+    if learns != alone:
+        note += f"; after the second call {learns:,} parameters learn, without a kill {alone:,}"
+    if facts["killed"]["epochs"] != 3:
+        note += f"; the second call trained {facts['killed']['epochs']} epochs where 3 were left"
+    return "partly" if exact[False] else "no", note
 
 
 def run_once(name: str, way: str, place: Path, shuffle: bool) -> None:
     "The child of `judge_resume`."
     try:
-        model = ways_of(name)[way](small(), Pictures("hiragana"), place, shuffle)
+        pictures = Pictures("hiragana")
+        model = ways_of(name)[way](small(), pictures, place, shuffle)
         torch.save({key: value for part in (model.body, model.head) for key, value in
                     ((f"{id(part) == id(model.head)}.{n}", v) for n, v in tensors(part).items())}, place / "end.pt")
+        learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        (place / "facts.json").write_text(json.dumps(dict(learns=learns, epochs=round(-pictures.left / len(pictures)))))
     except Exception as error:
         (place / "error.txt").write_text(f"{type(error).__name__}: {first_sentence(str(error))}")
         raise

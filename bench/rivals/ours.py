@@ -51,9 +51,13 @@ def seen(model, pictures):
     learner = Learner(data(pictures), model, loss_func=CrossEntropyLossFlat(), splitter=split_by("body", "head"),
                       train_bn=False)
     freeze(learner)
-    yield status(learner)
-    freeze(learner, batchnorm="train")
-    yield status(learner)
+    yield status(learner), model
+    learner.fit(1, 1e-3)
+    yield "", model
+    learner.freeze()
+    yield status(learner), model
+    learner.fit(1, 1e-3)
+    yield "", model
 
 
 def undo(model, pictures):
