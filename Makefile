@@ -9,7 +9,7 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench release-check clean
+.PHONY: help lab test test-oldest notebooks experiments readme docs docs-serve bench scoreboard release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,7 +46,10 @@ docs-serve: docs  ## build the site and serve it (make docs-serve DOCS_PORT=9000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _site $(DOCS_PORT)
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
-	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+	@for script in bench/f*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+
+scoreboard: .venv/.installed  ## do the same jobs with other libraries, an hour, and write nbs/results
+	@$(BIN)/python -W ignore bench/scoreboard.py
 
 test-oldest: .venv/.installed  ## run the helpers' tests with the oldest versions that the metadata allows
 	@$(BIN)/python tools/test_oldest.py

@@ -1,6 +1,6 @@
 """The same jobs done by fastai, Keras, Lightning, skorch, peft and others, and by this project: `make scoreboard`.
 
-    python bench/scoreboard.py [--only verdicts|times] [--libraries NAME ...] [--turns 5] [--threads 1]
+    python bench/scoreboard.py [--only verdicts|times] [--libraries NAME ...] [--jobs JOB ...] [--turns 5] [--threads 1]
 
 What each job is stands in bench/rivals/jobs.py, what a user of a library writes for it in bench/rivals/. Each
 job runs in a process of its own. The other libraries are installed into build/scoreboard, beside the project's
@@ -11,9 +11,10 @@ own PyTorch and never into its environment; `make clean` removes them. The outco
     scoreboard_code.csv     the code that ran, of each library and job
     scoreboard_runs.csv     when, on which machine, with which versions
 
-With `--libraries` the rows of the others stay as they are.
+With `--libraries` or `--jobs` the rows of the others stay as they are.
 """
 import argparse
+import ast
 import csv
 import json
 import os
@@ -27,6 +28,8 @@ import time
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+
+from rivals import JOBS, LIBRARIES
 
 here = Path(__file__).resolve().parent
 root = here.parent
@@ -124,9 +127,6 @@ def version_of(python: Path, library: str) -> str:
 
 def described(library: str):
     "WAYS, DOCS, NOT_OFFERED and the job functions' names of a library's file, read without importing it."
-    import ast
-
-    from rivals.jobs import JOBS, LIBRARIES
     file = here / "rivals" / f"{LIBRARIES[library]}.py"
     values, functions = {}, []
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -140,30 +140,27 @@ def described(library: str):
 
 # ---- the two parts
 
-def verdicts(libraries: list, pythons: dict, refused: dict, threads: int) -> list:
-    from rivals.jobs import JOBS, lines_of
+def verdicts(libraries: list, pythons: dict, refused: dict, threads: int, jobs: list) -> list:
     rows = []
     for library in libraries:
-        file, about, functions = described(library)
-        same = dict(library=library, version=version_of(pythons[library], library) if library not in refused else "")
-        for job in JOBS:
-            docs = about["DOCS"].get(job, about["DOCS"][""])
+        _, about, functions = described(library)
+        same = dict(library=library, version="" if library in refused else version_of(pythons[library], library))
+        for job in jobs:
             if library in refused:
-                rows.append(same | dict(job=job, way="", verdict="does not install", note=refused[library], docs=docs, lines=""))
-            elif job in about["NOT_OFFERED"]:
-                rows.append(same | dict(job=job, way="", verdict="not offered", note=about["NOT_OFFERED"][job], docs=docs, lines=""))
-            elif job != "epoch":
-                for way in [name for name in functions if name.rstrip("_23") == job]:
-                    verdict, note = run(pythons[library], "judge", library, way, threads)
-                    say(f"{library}, {way}: {verdict} ({note})")
-                    rows.append(same | dict(job=way, way=about["WAYS"].get(way, ""), verdict=verdict, note=note,
-                                            docs=about["DOCS"].get(way, docs), lines=lines_of(file, way)))
-    return rows
+                rows.append(same | dict(job=job, verdict="does not install", note=refused[library]))
+                continue
+            if job in about["NOT_OFFERED"]:
+                rows.append(same | dict(job=job, verdict="not offered", note=about["NOT_OFFERED"][job]))
+            for way in [name for name in functions if name.rstrip("_23") == job]:
+                verdict, note = run(pythons[library], "judge", library, way, threads)
+                say(f"{library}, {way}: {verdict} ({note})")
+                rows.append(same | dict(job=way, verdict=verdict, note=note))
+    return describe(rows)
 
 
 def times(libraries: list, pythons: dict, refused: dict, threads: int, turns: int) -> list:
     rows = []
-    by_hand = [run(pythons[libraries[0]], "memory", "PyTorch", "epoch", threads) for _ in range(3)]
+    by_hand = [run(pythons[libraries[0]], "memory", "PyTorch", "epoch", threads) for _ in range((turns + 1) // 2)]
     for library in [name for name in libraries if name not in refused]:
         _, about, functions = described(library)
         for way in [name for name in functions if name.rstrip("_23") == "epoch"]:
@@ -180,10 +177,10 @@ def times(libraries: list, pythons: dict, refused: dict, threads: int, turns: in
     return rows
 
 
-def code(libraries: list) -> list:
+def code(libraries: list, jobs: list) -> list:
     from rivals.jobs import code_of
     return [dict(library=library, job=job, code=text) for library in libraries
-            for job, text in code_of(described(library)[0]).items()]
+            for job, text in code_of(described(library)[0]).items() if job.rstrip("_23") in [*jobs, "shared"]]
 
 
 def machine(part: str, threads: int, load: float) -> dict:
@@ -195,40 +192,65 @@ def machine(part: str, threads: int, load: float) -> dict:
                 load_average=f"{load:.2f}", system=platform.system(), python=platform.python_version(), **versions)
 
 
-def write(name: str, rows: list, key: str, replaced: list) -> None:
-    "Put `rows` into a result file; rows of other libraries, or of another part, stay."
+def write(name: str, rows: list, replaced) -> None:
+    "Put `rows` into a result file, in place of those that are `replaced`."
     path = results / name
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row[key] not in replaced] + rows
-    order = replaced if key == "part" else list(__import__("rivals.jobs", fromlist=["LIBRARIES"]).LIBRARIES)
-    rows.sort(key=lambda row: order.index(row[key]) if row[key] in order else -1)
+            old = [row for row in csv.DictReader(file) if not replaced(row)]
+        rows = (describe(old) if name == "scoreboard.csv" else old) + rows
+    order = ["verdicts", "times", *LIBRARIES]
+    rows.sort(key=lambda row: (order.index(row.get("library", row.get("part"))), jobs_order(row.get("job", ""))))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
+def describe(rows: list) -> list:
+    "What the files say of each way: its name, its documentation, and how many lines a user writes."
+    from rivals.jobs import lines_of
+    for row in rows:
+        file, about, functions = described(row["library"])
+        way, job = row["job"], row["job"].rstrip("_23")
+        docs = about["DOCS"]
+        row["way"], row["docs"] = about["WAYS"].get(way, ""), docs.get(way, docs.get(job, docs[""]))
+        row["lines"] = lines_of(file, way) if way in functions else ""
+    return rows
+
+
+def jobs_order(way: str) -> tuple:
+    job = way.rstrip("_23")
+    return ["", "shared", *JOBS].index(job), way
+
+
 def main() -> None:
-    from rivals.jobs import LIBRARIES
+    judged = [job for job in JOBS if job != "epoch"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["verdicts", "times"], help="one part; the other stays as it is")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), metavar="NAME",
                         help="of " + ", ".join(LIBRARIES))
+    parser.add_argument("--jobs", nargs="+", choices=judged, default=judged, metavar="JOB", help="of " + ", ".join(judged))
     parser.add_argument("--turns", type=int, default=5, help="frozen epochs of each library and by hand")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     arguments = parser.parse_args()
     build.mkdir(parents=True, exist_ok=True)
     pythons, refused = environments(arguments.libraries)
     make_materials(build / "materials.pt")
-    for part, work, name, more in (("verdicts", verdicts, "scoreboard.csv", []),
-                                   ("times", times, "scoreboard_times.csv", [arguments.turns])):
-        if arguments.only in (None, part):
-            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-            rows = work(arguments.libraries, pythons, refused, arguments.threads, *more)
-            write(name, rows, "library", arguments.libraries)
-            write("scoreboard_code.csv", code(arguments.libraries), "library", arguments.libraries)
-            write("scoreboard_runs.csv", [machine(part, arguments.threads, load)], "part", [part])
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    given = arguments.libraries, pythons, refused, arguments.threads
+    jobs = arguments.jobs * (arguments.only != "times") + ["epoch"] * (arguments.only != "verdicts")
+
+    def ran(row):
+        return row["library"] in arguments.libraries and row["job"].rstrip("_23") in [*jobs, "shared"]
+
+    if arguments.only != "times":
+        write("scoreboard.csv", verdicts(*given, arguments.jobs), ran)
+        write("scoreboard_runs.csv", [machine("verdicts", arguments.threads, load)], lambda row: row["part"] == "verdicts")
+    if arguments.only != "verdicts":
+        write("scoreboard_times.csv", times(*given, arguments.turns), ran)
+        write("scoreboard_runs.csv", [machine("times", arguments.threads, load)], lambda row: row["part"] == "times")
+    write("scoreboard_code.csv", code(arguments.libraries, jobs), ran)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,15 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import params
 from torch.utils.data import Subset
 
-WAYS = {"still": "freeze()", "still_2": "freeze(), with train_bn=False and BnFreeze", "epoch": "freeze()",
-        "epoch_2": "freeze(), with train_bn=False and BnFreeze"}
+WAYS = {
+    "still": "freeze()",
+    "still_2": "freeze(), with train_bn=False and BnFreeze",
+    "typo": "by number",
+    "undo": "freeze(), unfreeze()",
+    "resume": "SaveModelCallback, start_epoch",
+    "epoch": "freeze()",
+    "epoch_2": "freeze(), with train_bn=False and BnFreeze",
+}
 DOCS = {"": "https://docs.fast.ai/learner.html", "still_2": "https://docs.fast.ai/callback.training.html",
         "resume": "https://docs.fast.ai/callback.tracker.html"}
 NOT_OFFERED = {}

@@ -9,8 +9,14 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-WAYS = {"still": "a schedule with the head alone", "still_2": "the same, with frozen_bn_track_running_stats=False",
-        "epoch": "a schedule with the head alone"}
+WAYS = {
+    "still": "a schedule with the head alone",
+    "still_2": "the same, with frozen_bn_track_running_stats=False",
+    "typo": "by regex",
+    "seen": "Lightning's ModelSummary",
+    "resume": "FTSCheckpoint, ckpt_path='last'",
+    "epoch": "a schedule with the head alone",
+}
 DOCS = {"": "https://finetuning-scheduler.readthedocs.io/en/stable/",
         "seen": "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.utilities.model_summary.html"}
 NOT_OFFERED = {"undo": "phases only thaw; what is thawed is not frozen again"}

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,20 +30,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-LIBRARIES = {  # name on the page: file
-    "ft_tutorial": "ours", "PyTorch": "pytorch", "fastai": "fastai", "Keras": "keras", "Lightning": "lightning",
-    "finetuning-scheduler": "finetuning_scheduler", "skorch": "skorch", "pytorch-accelerated": "pytorch_accelerated",
-    "timm": "timm", "peft": "peft"}
-JOBS = {
-    "still": "20 steps with everything trainable, the body frozen, 20 steps: is the body the same, bit for bit?",
-    "nothing": "the body has no parameter, so that there is nothing to freeze: is that an error?",
-    "typo": "what is to be frozen is misspelt, or out of range: is that an error?",
-    "seen": "can one see what is frozen, and whether its statistics still move?",
-    "undo": "frozen and undone: is everything as before?",
-    "resume": "killed in epoch 3 of 5 and called again: the same weights as without the kill?",
-    "epoch": "time and memory of a frozen epoch, beside plain PyTorch by hand",
-}
-SECOND_WAY = {job: f"{job}_{number}" for number in (2, 3) for job in JOBS}
+from . import JOBS, LIBRARIES
 
 
 # ---- materials
@@ -127,7 +115,8 @@ def say_moved(found: dict) -> str:
     if not found["parameters"] and not found["buffers"]:
         return f"all {found['of_parameters']:,} parameters and {found['of_buffers']} buffers are the same"
     return "; ".join(
-        f"{found[kind]:,} of {found['of_' + kind]:,} {kind} moved" + f", by up to {found[kind + '_by']:.2g}" * bool(found[kind])
+        f"{found[kind]:,} of {found['of_' + kind]:,} {kind} moved"
+        + f", by up to {found[kind + '_by']:.2g}" * bool(found[kind])
         for kind in ("parameters", "buffers"))
 
 
@@ -206,14 +195,19 @@ def judge_seen(job) -> tuple:
     assert not found["parameters"] and not found["buffers"], say_moved(found)
     found = moved(bodies[2], bodies[3])
     assert found["parameters"] or found["buffers"], "the body did not move"
-    note = f"{line_about_trainable(still)}; then {say_moved(found)}"
-    return ("partly", f"{note}, and the text was the same") if still == moving else ("yes", f"{note}, and the text was another")
+    note = f"{say_moved(found)}: before it the text was"
+    if still == moving:
+        return "partly", f"{note} the same as for a still body, “{telling(still)}”"
+    return "yes", f"{note} another, with “{telling(moving, besides=still)}”"
 
 
-def line_about_trainable(text: str) -> str:
-    lines = [line.strip(" │┃|") for line in text.splitlines()]
-    about = [line for line in lines if any(word in line.lower() for word in ("trainable", "frozen", "norm"))]
-    return f"“{first_sentence(about[0] if about else lines[0], 90)}”"
+def telling(text: str, besides: str = "") -> str:
+    "A line about what is frozen; one that is not in `besides`, too."
+    lines = [" ".join(re.sub("[│┃|└━─]+", " ", line).split()) for line in text.splitlines()
+             if line not in besides.splitlines()]
+    words = ("problem", "modules in", "trainable", "frozen")
+    about = [line for word in words for line in lines if word in line.lower()] or lines
+    return first_sentence(about[0], 110)
 
 
 def whole_state(model, optimizer, callbacks=()) -> dict:
@@ -410,8 +404,10 @@ def lines_of(file: Path, way: str) -> int:
         if name in used:
             continue
         used.append(name)
-        wanted += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name) and n.id in defined]
-    return sum(len(ast.unparse(defined[name]).splitlines()) for name in used) - 1  # without the line `def way(...)`
+        wanted += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name) and n.id in defined
+                   and n.id.rstrip("_23") not in JOBS]
+    text = "\n".join(ast.unparse(defined[name]) for name in used)
+    return sum(bool(line.strip()) for line in text.splitlines()) - 1  # without the line `def way(...)`
 
 
 def code_of(file: Path) -> dict:
@@ -421,7 +417,7 @@ def code_of(file: Path) -> dict:
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name.rstrip("_23") in JOBS:
             pieces[node.name] = "\n".join(lines[node.lineno - 1:node.end_lineno])
-        else:
+        elif not (isinstance(node, ast.Assign) and node.targets[0].id.isupper()):  # what the board says, no code
             start = min([node.lineno, *[d.lineno for d in getattr(node, "decorator_list", [])]])
             gap = "\n\n\n" if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else "\n"
             pieces["shared"] = (pieces.get("shared", "") + gap + "\n".join(lines[start - 1:node.end_lineno])).strip("\n")

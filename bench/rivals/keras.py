@@ -8,7 +8,12 @@ from torch.utils.data import DataLoader
 
 from .keras_twins import Look, resnet_twin, twin, whole
 
-WAYS = {"still": "trainable = False, compile", "epoch": "trainable = False, compile"}
+WAYS = {
+    "still": "trainable = False, compile",
+    "typo": "get_layer",
+    "resume": "BackupAndRestore",
+    "epoch": "trainable = False, compile",
+}
 DOCS = {"": "https://keras.io/guides/transfer_learning/",
         "resume": "https://keras.io/api/callbacks/backup_and_restore/"}
 NOT_OFFERED = {}

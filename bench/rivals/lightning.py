@@ -14,9 +14,17 @@ from torch.utils.data import DataLoader
 CALLBACK = "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.callbacks.BackboneFinetuning.html"
 BASE = "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.callbacks.BaseFinetuning.html"
 TRANSFER = "https://lightning.ai/docs/pytorch/stable/advanced/transfer_learning.html"
-WAYS = {"still": "BackboneFinetuning", "still_2": "eval() and no_grad, from the page on transfer learning",
-        "still_3": "BaseFinetuning.freeze(train_bn=False)", "epoch": "BackboneFinetuning",
-        "epoch_2": "eval() and no_grad, from the page on transfer learning"}
+WAYS = {
+    "still": "BackboneFinetuning",
+    "still_2": "eval() and no_grad, from the page on transfer learning",
+    "still_3": "BaseFinetuning.freeze(train_bn=False)",
+    "typo": "another attribute than backbone",
+    "seen": "ModelSummary",
+    "undo": "BaseFinetuning.freeze, make_trainable",
+    "resume": "ModelCheckpoint, ckpt_path='last'",
+    "epoch": "BackboneFinetuning",
+    "epoch_2": "eval() and no_grad, from the page on transfer learning",
+}
 DOCS = {"": CALLBACK, "still_2": TRANSFER, "still_3": BASE, "undo": BASE, "epoch_2": TRANSFER,
         "seen": "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.utilities.model_summary.html",
         "resume": "https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html"}

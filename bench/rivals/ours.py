@@ -6,7 +6,14 @@ from torch.utils.data import Subset
 
 from ft_tutorial import fine_tune, freeze, frozen, split_by, status
 
-WAYS = {"still": "freeze", "still_2": 'freeze(batchnorm="train")', "epoch": "freeze"}
+WAYS = {
+    "still": "freeze",
+    "typo": "by regex",
+    "seen": "status",
+    "undo": "with frozen",
+    "resume": "fine_tune(checkpoint=...)",
+    "epoch": "freeze",
+}
 DOCS = {"": "02_freezing.ipynb", "resume": "04_finetuning.ipynb"}
 NOT_OFFERED = {}
 
@@ -20,15 +27,6 @@ def still(model, pictures):
     learner.fit(1, 1e-3)
     yield model
     freeze(learner)
-    learner.fit(1, 1e-3)
-    yield model
-
-
-def still_2(model, pictures):
-    learner = Learner(data(pictures), model, loss_func=CrossEntropyLossFlat(), splitter=split_by("body", "head"))
-    learner.fit(1, 1e-3)
-    yield model
-    freeze(learner, batchnorm="train")
     learner.fit(1, 1e-3)
     yield model
 

@@ -11,8 +11,13 @@ from torch.utils.data import DataLoader
 from .jobs import tensors
 
 GUIDE = "https://huggingface.co/docs/peft/developer_guides/custom_models"
-WAYS = {"still": "LoRA, head in modules_to_save", "still_2": "LoRA, head and norm layers in modules_to_save",
-        "epoch": "LoRA, head in modules_to_save"}
+WAYS = {
+    "still": "LoRA, head in modules_to_save",
+    "still_2": "LoRA, head and norm layers in modules_to_save",
+    "seen": "get_model_status",
+    "undo": "get_peft_model, unload",
+    "epoch": "LoRA, head in modules_to_save",
+}
 DOCS = {"": GUIDE, "still_2": "https://huggingface.co/docs/peft/developer_guides/troubleshooting",
         "undo": "https://huggingface.co/docs/peft/package_reference/lora"}
 NOT_OFFERED = {"resume": "the loop is the user's; what is saved is the adapter, without an optimizer"}

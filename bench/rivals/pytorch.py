@@ -8,7 +8,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-WAYS = {"still": "as in the tutorial", "still_2": "body.eval() in the loop", "epoch": "by hand, the body in eval and no_grad"}
+WAYS = {
+    "still": "as in the tutorial",
+    "still_2": "body.eval() in the loop",
+    "typo": "by the start of names",
+    "typo_2": "by attribute",
+    "resume": "state_dict of model and optimizer",
+    "epoch": "by hand, the body in eval and no_grad",
+    "epoch_2": "as in the tutorial",
+}
 DOCS = {"resume": "https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html",
         "": "https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html"}
 NOT_OFFERED = {"seen": "print(model) says nothing of requires_grad or of modes"}
@@ -63,6 +71,11 @@ def typo(model, pictures):
     yield model
 
 
+def typo_2(model, pictures):
+    model.bdoy.requires_grad_(False)
+    yield model
+
+
 def undo(model, pictures):
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     train(model, DataLoader(pictures, batch_size=16), optimizer)
@@ -83,11 +96,11 @@ def resume(model, pictures, folder, shuffle):
         model.load_state_dict(checkpoint["model_state_dict"])
         optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         done = checkpoint["epoch"]
-    for epoch in range(done, 5):
+    for done in range(done, 5):
         for parameter in model.body.parameters():
-            parameter.requires_grad = epoch > 0
+            parameter.requires_grad = done > 0
         train(model, loader, optimizer)
-        torch.save({"epoch": epoch + 1, "model_state_dict": model.state_dict(),
+        torch.save({"epoch": done + 1, "model_state_dict": model.state_dict(),
                     "optimizer_state_dict": optimizer.state_dict()}, path)
     return model
 

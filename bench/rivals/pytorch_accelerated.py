@@ -11,10 +11,17 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-WAYS = {"still": "ModelFreezer", "still_2": "ModelFreezer(freeze_batch_norms=True)",
-        "still_3": "freeze(set_modules_as_eval=True)", "epoch": "ModelFreezer", "resume": "resume_from, num_epochs as before",
-        "resume_2": "resume_from, num_epochs counted down by the user",
-        "epoch_2": "ModelFreezer(freeze_batch_norms=True)"}
+WAYS = {
+    "still": "ModelFreezer",
+    "still_2": "ModelFreezer(freeze_batch_norms=True)",
+    "still_3": "freeze(set_modules_as_eval=True)",
+    "typo": "by number",
+    "seen": "get_layer_groups",
+    "resume": "resume_from, num_epochs as before",
+    "resume_2": "resume_from, num_epochs counted down by the user",
+    "epoch": "ModelFreezer",
+    "epoch_2": "ModelFreezer(freeze_batch_norms=True)",
+}
 DOCS = {"": "https://pytorch-accelerated.readthedocs.io/en/latest/fine_tuning.html",
         "resume": "https://pytorch-accelerated.readthedocs.io/en/latest/trainer.html"}
 NOT_OFFERED = {}

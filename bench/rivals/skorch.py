@@ -8,7 +8,13 @@ from skorch.callbacks import Checkpoint, Freezer, Unfreezer
 from torch.nn import CrossEntropyLoss
 from torch.optim import AdamW
 
-WAYS = {"still": "Freezer", "epoch": "Freezer"}
+WAYS = {
+    "still": "Freezer",
+    "typo": "by pattern",
+    "undo": "Freezer, Unfreezer",
+    "resume": "Checkpoint, load_params",
+    "epoch": "Freezer",
+}
 DOCS = {"": "https://skorch.readthedocs.io/en/stable/callbacks.html#skorch.callbacks.Freezer",
         "resume": "https://skorch.readthedocs.io/en/stable/user/save_load.html"}
 NOT_OFFERED = {"seen": "no call and no callback shows what is frozen"}

@@ -8,7 +8,11 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-WAYS = {"still": "freeze(model, ['body'])", "epoch": "freeze(model, ['body'])"}
+WAYS = {
+    "still": "freeze(model, ['body'])",
+    "undo": "freeze, unfreeze",
+    "epoch": "freeze(model, ['body'])",
+}
 DOCS = {"": "https://github.com/huggingface/pytorch-image-models/blob/main/timm/utils/model.py",
         "resume": "https://huggingface.co/docs/timm/training_script"}
 NOT_OFFERED = {"seen": "no call shows what is frozen",
