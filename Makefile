@@ -9,7 +9,8 @@ METADATA := settings.ini setup.py pyproject.toml
 # Jobs side by side are fastest with one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test test-oldest soak mutants notebooks experiments readme docs docs-serve bench release-check clean
+.PHONY: help lab test test-oldest soak mutants notebooks experiments readme docs docs-serve bench scoreboard \
+        release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,7 +50,10 @@ soak: .venv/.installed  ## live 5,000 random lives of a learner, 20 minutes (mak
 	@SOAK=$${SOAK:-5000} $(BIN)/python -W ignore -m pytest -s tests/test_learner_states.py -k lives
 
 bench: .venv/.installed  ## measure speed, memory and overhead, one script of bench/ after another
-	@for script in bench/*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+	@for script in bench/f*.py; do echo "--- $$script"; $(BIN)/python -W ignore $$script || exit 1; done
+
+scoreboard: .venv/.installed  ## do the same jobs with other libraries, an hour, and write nbs/results
+	@$(BIN)/python -W ignore bench/scoreboard.py
 
 test-oldest: .venv/.installed  ## run the helpers' tests with the oldest versions that the metadata allows
 	@$(BIN)/python tools/test_oldest.py

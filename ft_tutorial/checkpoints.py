@@ -403,6 +403,8 @@ def _all_loaders(learner: Learner, own: list) -> list:
 def _starting_at(learner: Learner, first: int):
     "Fits begin with epoch `first`. fastai's `start_epoch` also reports the epochs that it skips, as empty rows."
     def epochs():
+        bar = getattr(getattr(learner, "progress", None), "mbar", None)
+        if bar: bar.update(0)  # fastprogress takes the time from the first epoch on
         for learner.epoch in range(first, learner.n_epoch):
             learner._with_events(learner._do_epoch, "epoch", CancelEpochException)
     if first:

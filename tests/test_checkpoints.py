@@ -17,6 +17,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle  # noqa: F401 (method)
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
@@ -133,6 +134,20 @@ def test_stopped_anywhere_ends_the_same(tmp_path, capsys, cbs, whole):
     assert whole == 0 or "Going on from" in capsys.readouterr().out or "early" in str(cbs)
     assert result(run(tmp_path, cbs=cbs, path=path)) == expected  # a third call changes nothing
     assert expected != result(run(tmp_path, cbs=cbs, epochs=3, freeze_epochs=2, base_lr=1.1e-2))  # the control
+
+
+@pytest.mark.parametrize("whole", range(5))
+def test_with_the_progress_bar_that_fastai_shows(tmp_path, capsys, whole):
+    def make(folder):
+        learner = make_learner(folder)
+        learner.add_cb(ProgressCallback())
+        learner.logger = print
+        return learner
+    expected = result(run(tmp_path, make=make))
+    run(tmp_path, whole, make=make, path=tmp_path / "run.pt")
+    capsys.readouterr()
+    assert result(run(tmp_path, make=make, path=tmp_path / "run.pt")) == expected
+    assert capsys.readouterr().out.count("%") > 3  # a bar was there
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
