@@ -48,7 +48,7 @@ class _Follow(Callback):
 def _as_before(learner: Learner):
     "On an error or Ctrl-C: frozen state, callbacks, modes and wrappers as they were; weights as trained so far."
     frozen, loaders, cbs = _remember(learner), list(learner.dls.loaders), list(learner.cbs)
-    modes = _modes(learner.model)
+    modes = _modes(learner.model)  # type: ignore (fastai's own hint says function)
     own = {name: vars(learner)[name] for name in ("model", "logger", "training") if name in vars(learner)}
     grad, autocast = torch.is_grad_enabled(), [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
     try:
