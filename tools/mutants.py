@@ -396,7 +396,7 @@ class Bench:
         if how != "survived":
             raise SystemExit(f"FAILED: the tests of {module}, which nobody changed: {how}\n{self.output}")
         took = time.time() - start
-        self.limits[module] = int(5 * took) + 10
+        self.limits[module] = int(3 * took) + 10
         names = [node.name for node in ast.parse(whole).body if isinstance(node, ast.FunctionDef)]
         if self.try_out(module, whole + f"\n{' = '.join(names)} = None\n".encode()) == "survived":
             raise SystemExit(f"FAILED: the tests of {module} pass without its functions")
