@@ -373,7 +373,7 @@ class Bench:
         assert not any(name.split(".")[0] == package for name in sys.modules), "a child could not import it anew"
         self.notebooks, self.limits = {}, {}
 
-    def read(self, module: str) -> None:
+    def _read(self, module: str) -> None:
         for test in TESTS[module]:
             if not test.startswith("test_") and test not in self.notebooks:
                 text = (root / "nbs" / f"{test}.ipynb").read_text(encoding="utf-8")
@@ -391,6 +391,7 @@ class Bench:
 
     def control(self, module: str) -> None:
         "The module as it is passes, and without its functions it does not."
+        self._read(module)
         whole, start = source_of(module), time.time()
         how = self.try_out(module, whole)
         if how != "survived":
@@ -454,9 +455,7 @@ def main() -> int:
         return not mutants
     bench, results, start = Bench(), {}, time.time()
     for module in dict.fromkeys(mutant.module for mutant in mutants):
-        bench.read(module)
-        if not given.replay:
-            bench.control(module)
+        bench.control(module)
     for mutant in mutants:
         begun = time.time()
         if given.replay:
