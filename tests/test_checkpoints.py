@@ -180,6 +180,24 @@ def test_a_scaler_goes_on_and_what_was_recorded_is_of_fastais_kind(tmp_path):
     assert kinds == [type(row) for row in [*learner.recorder.values, learner.final_record]] and {*kinds} == {L}
 
 
+class Counts(Callback):
+    "Counts in NumPy's numbers."
+    def __init__(self):
+        self.whole, self.part, self.odd = np.int64(0), np.float32(0), np.bool_(False)
+
+    def after_batch(self):
+        self.whole, self.part, self.odd = self.whole + 1, self.part + np.float32(0.5), np.bool_(not self.odd)
+
+
+def test_numbers_of_numpy_in_a_callback_are_kept(tmp_path, capsys):
+    counts = [Counts() for _ in range(3)]
+    run(tmp_path, cbs=[lambda: counts[0]])
+    run(tmp_path, 3, cbs=[lambda: counts[1]], path=tmp_path / "run.pt")
+    run(tmp_path, cbs=[lambda: counts[2]], path=tmp_path / "run.pt")
+    ended = [(int(one.whole), float(one.part), bool(one.odd)) for one in counts]
+    assert ended[2] == ended[0] != ended[1] and "cannot be kept" not in capsys.readouterr().out
+
+
 def test_without_the_random_numbers_the_run_would_differ(tmp_path, monkeypatch):
     expected = result(run(tmp_path))
     monkeypatch.setattr(checkpoints, "_set_rng_state", lambda *args: None)

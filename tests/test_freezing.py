@@ -279,6 +279,37 @@ def test_a_file_does_not_bring_back_an_older_freeze(tmp_path):
     assert not learner.model[0][1].weight.requires_grad and status(learner).notes == []
 
 
+def test_unfreezing_a_part_leaves_the_rest_frozen(tmp_path):
+    learner = make_learner(tmp_path)
+    freeze(learner)
+    unfreeze(learner, r"0\.0\.weight")
+    assert changed(learner.model, lambda: learner.fit(1, 0.1)) == ["0.0.weight", *HEAD]
+    unfreeze(learner, r"0\.")
+    assert all(p.requires_grad for p in learner.model.parameters())
+    assert "0.1.running_mean" in changed(learner.model, lambda: learner.fit(1, 0.1))  # the control
+
+
+def test_fastais_own_call_leaves_nothing_of_ours_to_export(tmp_path):
+    learner = make_learner(tmp_path, splitter=trainable_params)
+    freeze(learner, r"0\.")
+    assert b"ft_tutorial" in pickle.dumps(learner.splitter)  # the control
+    learner.freeze_to(0)
+    assert b"ft_tutorial" not in pickle.dumps(learner.splitter) and learner.splitter is trainable_params
+
+
+def test_a_file_that_froze_what_is_not_there_is_refused(tmp_path):
+    "`strict=False` loads what fits; that the freeze does not fit is said."
+    saved = make_learner(tmp_path)
+    freeze(saved)
+    saved.save("frozen", with_opt=False)
+    learner = make_learner(tmp_path, model_with(nn.Identity))
+    with pytest.raises(ValueError, match=r"frozen parameters that this model does not have: 0\.1\.bias, 0\.1\.weight\. "
+                                         "Its other weights are loaded"):
+        learner.load("frozen", with_opt=False, strict=False)
+    assert learner.model[1].weight.equal(saved.model[1].weight) and all(p.requires_grad for p in learner.model.parameters())
+    make_learner(tmp_path).load("frozen", with_opt=False)  # the control: where all is there, all is well
+
+
 def test_a_file_keeps_fastais_index(tmp_path):
     learner = make_learner(tmp_path)
     freeze(learner, batchnorm="train")
