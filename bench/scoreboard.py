@@ -64,7 +64,7 @@ def install(folder: Path, packages: list) -> str:
                           capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
-        return " ".join(errors)
+        return " ".join(errors)[:300]
     stamp.write_text(json.dumps(wanted))
     return ""
 
