@@ -9,7 +9,7 @@ own PyTorch and never into its environment; `make clean` removes them. The outco
     scoreboard.csv          a verdict and a note for each library, job and way
     scoreboard_times.csv    seconds of frozen epochs and bytes of memory, beside plain PyTorch by hand
     scoreboard_code.csv     the code that ran, of each library and job
-    scoreboard_runs.csv     when, on which machine, with which versions
+    scoreboard_runs.csv     when, on which machine, with which versions: the last run of each part
 
 With `--libraries` or `--jobs` the rows of the others stay as they are.
 """
@@ -64,7 +64,7 @@ def install(folder: Path, packages: list) -> str:
                           capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
-        return " ".join(errors)
+        return " ".join(errors)[:300]
     stamp.write_text(json.dumps(wanted))
     return ""
 
