@@ -75,6 +75,18 @@ def test_a_run_that_inherits_nothing_says_what_came_over():
         assert described.sentence().startswith(said)
     with pytest.raises(ValueError, match="carrier='parameters', but measured was 'nothing inherited'"):
         describe_run(movement, **FACTS, carrier="parameters")
+    with pytest.raises(ValueError, match="carrier='outputs', but measured was 'parameters'"):
+        describe_run(compare(small_cnn(8, seed=0), shifted(small_cnn(8, seed=0))), **FACTS, carrier="outputs")
+
+
+def test_biases_of_layers_that_stay_are_inherited(source):
+    "Their few numbers cannot tell where they come from; that their layer was not replaced does."
+    with moved(source) as movement, torch.no_grad():
+        for parameter in source.parameters():
+            parameter += 1
+    evidence = evidence_of(movement, "all")
+    assert {change.name for change in evidence.moved_by} == {name for name, _ in source.named_parameters()}
+    assert evidence.new == () and evidence.inherited == evidence.moved == "all"
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.", "0.", "backbone.net."])
