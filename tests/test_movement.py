@@ -147,6 +147,13 @@ def test_statistics_of_the_only_frozen_layer_are_frozen():
     assert {name for name, change in movement.changes.items() if change.frozen} == {name for name in model.state_dict() if name[0] == "1"}
 
 
+def test_a_run_that_has_not_ended_shows_itself():
+    with moved(nn.Linear(3, 2)) as movement:
+        for shown in (repr(movement), movement._repr_html_()):
+            assert "has not ended" in shown and "<table" not in shown
+    assert "has not ended" not in movement._repr_html_() and "<table" in movement._repr_html_()
+
+
 def test_groups_of_state_dicts_are_the_first_words():
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), nn.Linear(4, 2))
     movement = compare(model.state_dict(), model.state_dict())

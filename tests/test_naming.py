@@ -67,6 +67,28 @@ def test_the_same_adapter_merged_has_moved_the_weights(source):
     assert (run.inherited, run.moved, run.added) == ("all", "some", "none")
 
 
+def test_a_run_that_inherits_nothing_says_what_came_over():
+    movement = compare(small_cnn(8, seed=0), small_cnn(8, seed=5))
+    for carrier, said in (("none", "Nothing learned earlier comes over; new ex"), ("outputs", "Only outputs of a trained model")):
+        described = describe_run(movement, **FACTS, carrier=carrier)
+        assert (described.run.carrier, described.run.inherited) == (carrier, "none")
+        assert described.sentence().startswith(said)
+    with pytest.raises(ValueError, match="carrier='parameters', but measured was 'nothing inherited'"):
+        describe_run(movement, **FACTS, carrier="parameters")
+    with pytest.raises(ValueError, match="carrier='outputs', but measured was 'parameters'"):
+        describe_run(compare(small_cnn(8, seed=0), shifted(small_cnn(8, seed=0))), **FACTS, carrier="outputs")
+
+
+def test_biases_of_layers_that_stay_are_inherited(source):
+    "Their few numbers cannot tell where they come from; that their layer was not replaced does."
+    with moved(source) as movement, torch.no_grad():
+        for parameter in source.parameters():
+            parameter += 1
+    evidence = evidence_of(movement, "all")
+    assert {change.name for change in evidence.moved_by} == {name for name, _ in source.named_parameters()}
+    assert evidence.new == () and evidence.inherited == evidence.moved == "all"
+
+
 @pytest.mark.parametrize("prefix", ["model.", "module.", "0.", "backbone.net."])
 def test_a_checkpoint_with_renamed_prefixes(source, prefix):
     state = {prefix + name: tensor for name, tensor in shifted(source).state_dict().items()}
