@@ -293,7 +293,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ft_tutorial.evidence._inherited': ('evidence.html#_inherited', 'ft_tutorial/evidence.py'),
                                       'ft_tutorial.evidence._numbers_of': ('evidence.html#_numbers_of', 'ft_tutorial/evidence.py'),
                                       'ft_tutorial.evidence._parameters': ('evidence.html#_parameters', 'ft_tutorial/evidence.py'),
-                                      'ft_tutorial.evidence._share': ('evidence.html#_share', 'ft_tutorial/evidence.py'),
                                       'ft_tutorial.evidence._start': ('evidence.html#_start', 'ft_tutorial/evidence.py'),
                                       'ft_tutorial.evidence.evidence_of': ('evidence.html#evidence_of', 'ft_tutorial/evidence.py')},
             'ft_tutorial.exhibits': { 'ft_tutorial.exhibits.Quiz': ('exhibits.html#quiz', 'ft_tutorial/exhibits.py'),

@@ -51,9 +51,6 @@ class Evidence:
     cast: str | None  # type to which tensors in `kept` were cast: "float16"
 
 # %% ../nbs/05a_evidence.ipynb #shares
-def _share(part: list, whole: list) -> str:
-    return "none" if not part else "all" if len(part) == len(whole) else "some"
-
 def _parameters(changes: list) -> list:
     return [c for c in changes if c.kind == "parameter"]
 

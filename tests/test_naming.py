@@ -132,6 +132,31 @@ def test_japanese(source):
     described = describe_run(compare(source, shifted(source)), lang="ja", name="元のモデル", **FACTS)
     assert described.sentence().startswith("元のモデル、")
     assert "はい" in repr(described) and "更新" in described.sentence()
+    with_head = copy.deepcopy(source)
+    with_head[1] = small_cnn(5, seed=3)[1]
+    assert "すべてビット単位でそのまま" in describe_run(compare(source, with_head), lang="ja", **FACTS).sentence()
+
+
+def test_a_new_layer_that_did_not_learn_is_not_called_added(source):
+    before = copy.deepcopy(source)
+    before[1] = small_cnn(5, seed=3)[1]
+    with moved(before) as movement, torch.no_grad():
+        before[0][0][0].weight += 0.1
+    assert evidence_of(movement, source=source).added == "none"
+    with moved(before) as movement, torch.no_grad():  # the control
+        before[1][2].weight += 0.1
+    assert evidence_of(movement, source=source).added == "head"
+
+
+def test_only_parameters_of_a_new_head_are_counted(source):
+    child = copy.deepcopy(source)
+    child[1] = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(384), nn.Linear(384, 5))
+    assert f"new 5-output head ({2 * 384 + 5 * 385:,} parameters)" in describe_run(compare(source, child), **FACTS).sentence()
+
+
+def test_the_name_of_a_source_is_text(source):
+    with pytest.raises(TypeError, match="name must be text, got 3"):
+        describe_run(compare(source, source), name=3, **FACTS)
 
 
 def facts_of(movement, **more):
@@ -223,6 +248,7 @@ def test_strangers_with_batch_norm_have_nothing_in_common():
     for one, other, words in ((models.resnet18(), models.mobilenet_v2(), "nothing in common"),
                               (wide(8), wide(16), r"other shapes: 0.weight is \(16, 3, 3, 3\), was \(8, 3, 3, 3\)")):
         movement = compare(one, other)
+        assert evidence_of(movement).kept == ()
         with pytest.raises(ValueError, match=words):
             describe_run(movement, **FACTS)
         assert describe_run(movement, carrier="outputs", **FACTS).run.inherited == "none"

@@ -140,7 +140,8 @@ def own_operators() -> list:
 
     def skip_block(node):
         lines = node.body.body
-        only_raises = len(lines) == 1 and isinstance(getattr(lines[0], "body", [None])[0], cst.Raise)
+        simple = len(lines) == 1 and isinstance(lines[0], cst.SimpleStatementLine)
+        only_raises = simple and isinstance(lines[0].body[0], cst.Raise)
         if not only_raises:  # else the same as without the raise
             yield node.test, no
 
