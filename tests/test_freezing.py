@@ -455,6 +455,16 @@ def test_a_layer_takes_the_mode_that_it_was_given_last(forward):
     assert model[0][1].training
 
 
+def test_a_block_inside_leaves_the_mode_that_a_held_layer_had():
+    model = model_with()
+    model[0][1].eval()
+    freeze(model, "0")
+    with frozen(model, r"0\.0"):
+        assert not model[0][1].training
+    unfreeze(model)
+    assert model.training and not model[0][1].training
+
+
 def stop_a_fine_tune(learner):
     with pytest.raises(RuntimeError), learner.added_cbs(Callback(after_step=stop)):
         fine_tune(learner, 1)
