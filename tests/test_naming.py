@@ -269,6 +269,8 @@ def test_the_picture_of_a_bias_that_was_zero():
     child = copy.deepcopy(model)
     child[4].bias.data += 1
     assert "zero before" in describe_run(compare(model, child), **FACTS).plot().axes[0].texts[0].get_text()
+    still = describe_run(compare(model, model), **FACTS).plot().axes[0].texts[0].get_text()
+    assert still == "no inherited parameter moved"
 
 
 def test_facts_of_another_kind_are_refused_before_they_are_compared(source):
