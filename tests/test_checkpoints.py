@@ -198,6 +198,21 @@ def test_numbers_of_numpy_in_a_callback_are_kept(tmp_path, capsys):
     assert ended[2] == ended[0] != ended[1] and "cannot be kept" not in capsys.readouterr().out
 
 
+class Draws(Callback):
+    def after_batch(self):
+        random.random()
+
+
+def test_pythons_own_random_numbers_go_on(tmp_path, monkeypatch):
+    expected, path = result(run(tmp_path, cbs=[Draws])), tmp_path / "run.pt"
+    run(tmp_path, 3, cbs=[Draws], path=path)
+    file = path.read_bytes()
+    assert result(run(tmp_path, cbs=[Draws], path=path)) == expected
+    path.write_bytes(file)
+    monkeypatch.setattr(checkpoints.random, "setstate", lambda state: None)  # the control
+    assert result(run(tmp_path, cbs=[Draws], path=path)) != expected
+
+
 def test_without_the_random_numbers_the_run_would_differ(tmp_path, monkeypatch):
     expected = result(run(tmp_path))
     monkeypatch.setattr(checkpoints, "_set_rng_state", lambda *args: None)
