@@ -373,3 +373,12 @@ def test_an_error_says_which_of_two_networks_it_means(trained):
         compare({"epoch": 1}, trained)
     with pytest.raises(ValueError, match="`after`: weight holds no numbers"):
         compare(trained, nn.Linear(2, 2, device="meta"))
+
+
+def test_the_error_of_a_frozen_tensor_says_how_far_it_moved():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    with moved(model) as movement:
+        model[0].weight.data *= 2
+    with pytest.raises(AssertionError, match="0.weight.*relative change 1"):
+        movement.check()
