@@ -500,8 +500,8 @@ def _alone(path: Path):
     lock = FileLock(_beside(path, "lock"))
     try:
         problems = _of_all_processes(None if rank_distrib() else _lock_problem(lock, path))
-        if any(problems):
-            raise OSError(next(filter(None, problems)))
+        if problem := next(filter(None, problems), None):
+            raise OSError(problem)
         yield
     finally:
         _to_the_end(lambda: _unlock(lock))

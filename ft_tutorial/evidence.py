@@ -9,8 +9,6 @@ __all__ = ['Evidence', 'evidence_of']
 import math
 from dataclasses import dataclass
 
-import torch
-
 # %% ../nbs/05a_evidence.ipynb #imports-own
 from .changes import Movement
 from .differences import _alike, _broken, _finite

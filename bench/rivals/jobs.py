@@ -413,7 +413,7 @@ def lines_of(file: Path, way: str) -> int:
 def code_of(file: Path) -> dict:
     "The file in pieces: each job's function, and before them what they share."
     text = file.read_text(encoding="utf-8")
-    lines, pieces, last = text.splitlines(), {}, 0
+    lines, pieces = text.splitlines(), {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name.rstrip("_23") in JOBS:
             pieces[node.name] = "\n".join(lines[node.lineno - 1:node.end_lineno])
