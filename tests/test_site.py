@@ -97,13 +97,18 @@ look = """async () => {
 }"""
 sideways = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 unfold = "() => document.querySelectorAll('details').forEach(box => { box.open = true; })"
+drawn = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
 run_axe = "() => axe.run({resultTypes: ['violations']}).then(result => result.violations)"
 
 
 def barriers(page, where: str) -> list[str]:
-    "What axe finds on the page as it stands."
+    "What axe finds on the page as it stands: once it has its width, and has been drawn, for only then do observers see it."
+    if not installed.axe():
+        return []
+    page.wait_for_function("width => innerWidth === width", arg=page.viewport_size["width"])
+    page.evaluate(drawn)
     found = []
-    for one in page.evaluate(run_axe) if installed.axe() else []:
+    for one in page.evaluate(run_axe):
         node = one["nodes"][0]
         found.append(f"{one['id']} at {where}, {len(one['nodes'])} times: {node['html'][:150]} {node['failureSummary'][:200]}")
     return found
