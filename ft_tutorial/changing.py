@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .assets import _to_the_end
 from .selecting import _groups_of, _list, _model_of, _named
 from .states import (_KEY, Status, _hold_of, _HoldStill, _Record, _record_of, _release,
                                 _self_updating, _slow_weights, _watch, status)
@@ -186,7 +187,7 @@ def _change(learner, names: set, batchnorm: str) -> Status:
             _tell_fastai(learner, names)
         return status(learner)
     except BaseException:  # Ctrl-C too
-        _restore(learner, before)
+        _to_the_end(lambda: _restore(learner, before))
         if isinstance(learner, Learner): learner.opt = opt
         raise
 

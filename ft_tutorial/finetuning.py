@@ -15,6 +15,7 @@ from fastai.callback.schedule import fit_one_cycle
 from fastai.learner import Learner
 from fastcore.foundation import L
 
+from .assets import _to_the_end
 from .caching import cached
 from .checkpoints import _alone, _done, _file, _Keeper, _load_model, _say, _starting_at, _where
 from .changing import _change, _remember, _restore
@@ -51,9 +52,7 @@ def _as_before(learner: Learner):
     modes = _modes(learner.model)  # type: ignore (fastai's own hint says function)
     own = {name: vars(learner)[name] for name in ("model", "logger", "training") if name in vars(learner)}
     grad, autocast = torch.is_grad_enabled(), [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
-    try:
-        yield
-    except BaseException:
+    def put_back():
         vars(learner).update(own)
         learner.dls.loaders = loaders
         learner.remove_cbs([cb for cb in learner.cbs if cb not in cbs])  # stopped while fastai was removing its own
@@ -65,6 +64,10 @@ def _as_before(learner: Learner):
         for device, enabled in autocast:
             torch.set_autocast_enabled(device, enabled)
         learner._end_cleanup()
+    try:
+        yield
+    except BaseException:
+        _to_the_end(put_back)
         raise
 
 # %% ../nbs/04_finetuning.ipynb #say

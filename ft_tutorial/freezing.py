@@ -55,9 +55,13 @@ def frozen(learner: Learner | nn.Module,  # learner, or plain module, that is fr
            *, batchnorm: str = "frozen",  # as in `freeze`
           ):  # yields the `Status` inside the block
     "Freeze inside a `with` block; afterwards all is as it was, after an error or Ctrl-C too."
-    before = _remember(learner)
-    now = freeze(learner, what, batchnorm=batchnorm)
+    before, refused = _remember(learner), False
     try:
+        try:
+            now = freeze(learner, what, batchnorm=batchnorm)
+        except Exception:
+            refused = True  # and all is as it was
+            raise
         yield now
     finally:
-        _to_the_end(lambda: _restore(learner, before))
+        if not refused: _to_the_end(lambda: _restore(learner, before))

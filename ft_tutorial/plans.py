@@ -23,7 +23,7 @@ from fastcore.basics import even_mults, patch
 from fastcore.foundation import L
 from matplotlib.figure import Figure
 
-from .assets import whole_number
+from .assets import _to_the_end, whole_number
 from .changing import _change, _check, _exempt, _remember, _restore
 from .selecting import _groups_of, _model_of, _named, _select
 from .states import _modes, _norm_layers, _set_modes
@@ -353,15 +353,16 @@ def _with_cache(learner: Learner, plan: Plan, cache: bool | int | str) -> Plan:
     phase = plan.phases[_cached_phases(plan).index(True)]
     own, before, modes = dict(vars(learner)), _remember(learner), _modes(_model_of(learner))
     gradients = [(parameter, parameter.grad) for parameter in _model_of(learner).parameters()]
-    try:
-        _change(learner, _held(learner, phase), phase.batchnorm)
-        return replace(plan, cache=cache_size(learner))
-    finally:
+    def put_back():
         vars(learner).update(own)
         _restore(learner, before)
         _set_modes(modes)
         for parameter, gradient in gradients:
             parameter.grad = gradient
+    try:
+        _change(learner, _held(learner, phase), phase.batchnorm)
+        return replace(plan, cache=cache_size(learner))
+    finally: _to_the_end(put_back)
 
 # %% ../nbs/04a_plans.ipynb #plan
 def plan(learner: Learner,  # learner that is to be trained; only read

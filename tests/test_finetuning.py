@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from ft_tutorial import caching, checkpoints
+from ft_tutorial.changing import _restore
 from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 from ft_tutorial.plans import STRATEGIES, Phase, Plan, plan
@@ -324,6 +326,33 @@ def test_interrupted_anywhere(tmp_path, capsys, error, event, turn, frozen_befor
     assert ("What was trained so far is kept" in said) == begun
     assert not learner.model[1].weight.equal(weight) == begun
     learner.fit_one_cycle(1)
+
+
+@pytest.mark.parametrize("frozen_before", [False, True])
+@pytest.mark.parametrize("module, call, error", [
+    ("finetuning", lambda learner: fine_tune(learner, 2, cbs=Break("before_batch", 1, RuntimeError)), RuntimeError),
+    ("plans", lambda learner: plan(learner, 1, cache=True), None)])
+def test_ctrl_c_while_all_is_put_back(tmp_path, monkeypatch, module, call, error, frozen_before):
+    "The control: without Ctrl-C, the same call puts the same back."
+    learner = plain_learner(tmp_path)
+    learner.create_opt()
+    learner.model[0].eval()
+    if frozen_before:
+        freeze(learner, r"0\.0|1\.bias")
+    before, came = standing(learner), []
+    with pytest.raises(error) if error else nullcontext():
+        call(learner)
+    assert standing(learner) == before
+
+    def ctrl_c_first(*args):
+        came.append(standing(learner))
+        if len(came) == 1:
+            raise KeyboardInterrupt
+        _restore(*args)
+    monkeypatch.setattr(f"ft_tutorial.{module}._restore", ctrl_c_first)
+    with pytest.raises(KeyboardInterrupt):
+        call(learner)
+    assert len(came) == 2 and came[0] != before == standing(learner)
 
 
 class CpuPrecision(MixedPrecision):

@@ -22,6 +22,7 @@ from ft_tutorial.finetuning import fine_tune
 from ft_tutorial.freezing import _HoldStill, freeze, frozen, split_by, status, unfreeze
 from ft_tutorial.movement import moved
 from ft_tutorial.plans import plan
+from ft_tutorial.states import _release
 
 torch.set_num_threads(1)
 
@@ -482,3 +483,45 @@ def test_who_looks_or_stops_leaves_the_mode_that_a_held_layer_had(tmp_path, look
     look(learner)
     unfreeze(learner)
     assert learner.model.training and not learner.model[0][1].training
+
+
+def state_of(learner):
+    return ([p.requires_grad for p in learner.model.parameters()], [m.training for m in learner.model.modules()],
+            [len(m._forward_pre_hooks) for m in learner.model.modules()], learner.opt.frozen_idx, learner.splitter)
+
+
+def test_ctrl_c_between_the_freeze_and_the_block(tmp_path, monkeypatch):
+    learner = make_learner(tmp_path)
+    learner.create_opt()
+    before, was = state_of(learner), []
+
+    def then_ctrl_c(*args, **kwargs):
+        freeze(*args, **kwargs)
+        was.append(state_of(learner))
+        raise KeyboardInterrupt
+    monkeypatch.setattr("ft_tutorial.freezing.freeze", then_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        with frozen(learner):
+            pass
+    assert was[0] != before == state_of(learner)  # it had been frozen
+
+
+def test_ctrl_c_twice_in_a_freeze(tmp_path, monkeypatch):
+    "Once when all but fastai's own account is changed, and once more while that is undone."
+    learner = make_learner(tmp_path)
+    learner.create_opt()
+    before, was = state_of(learner), []
+
+    def ctrl_c(*_):
+        was.append(state_of(learner))
+        raise KeyboardInterrupt
+
+    def release(model, release=_release):
+        if len(was) == 1:
+            ctrl_c()
+        release(model)
+    monkeypatch.setattr("ft_tutorial.changing._tell_fastai", ctrl_c)
+    monkeypatch.setattr("ft_tutorial.changing._release", release)
+    with pytest.raises(KeyboardInterrupt):
+        freeze(learner)
+    assert len(was) == 2 and was[0] == was[1] != before == state_of(learner)
