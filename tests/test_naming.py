@@ -154,6 +154,16 @@ def test_only_parameters_of_a_new_head_are_counted(source):
     assert f"new 5-output head ({2 * 384 + 5 * 385:,} parameters)" in describe_run(compare(source, child), **FACTS).sentence()
 
 
+def test_statistics_alone_are_no_start(source):
+    child = small_cnn(8, seed=5)
+    child.load_state_dict(dict(source.named_buffers()), strict=False)
+    evidence = evidence_of(compare(source, child))
+    assert (evidence.inherited, evidence.kept) == ("none", ())
+    child[0][0][0].load_state_dict(source[0][0][0].state_dict())  # the control: one layer's parameters too
+    evidence = evidence_of(compare(source, child))
+    assert evidence.inherited == "all" and {c.kind for c in evidence.kept} == {"parameter", "buffer"}
+
+
 def test_the_name_of_a_source_is_text(source):
     with pytest.raises(TypeError, match="name must be text, got 3"):
         describe_run(compare(source, source), name=3, **FACTS)
