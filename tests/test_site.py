@@ -413,9 +413,9 @@ def test_the_contents_mark_the_section_that_one_reads(address, page):
     links = page.locator(".toc a")
     for number in (1, 3, links.count() // 2):
         links.nth(number).click()
-        page.wait_for_function(f"{here} === {json.dumps(links.nth(number).inner_text())}", timeout=2000)
+        page.wait_for_function(f"{here} === {json.dumps(links.nth(number).inner_text())}")
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    page.wait_for_function(f"{here} === {json.dumps(links.last.inner_text())}", timeout=2000)
+    page.wait_for_function(f"{here} === {json.dumps(links.last.inner_text())}")
 
 
 # Glossary and reference
@@ -611,15 +611,20 @@ def test_one_can_go_back(address, page):
     assert not page.inner_text("#also")
 
 
+to_address = """hash => new Promise(done => {
+  addEventListener('hashchange', () => setTimeout(done), {once: true});
+  location.hash = hash;
+})"""
+
+
 def test_all_runs_can_be_told_by_their_address(address, page):
     "A sample of all possible runs, each opened by its address."
     page.goto(address + "name.html")
     runs = random.Random(1).sample([*every_run()], 60)
     text = {True: "yes", False: "no"}
     for run in runs:
-        page.evaluate("hash => { location.hash = hash; }",
+        page.evaluate(to_address,
                       "&".join(f"{fact}={text.get(getattr(run, fact), getattr(run, fact))}" for fact in VALUES))
-        page.wait_for_timeout(5)
         checked = page.locator("input:checked").evaluate_all("all => all.map(one => [one.name, one.value])")
         assert {fact: value_of(value) for fact, value in checked} == vars(run)
 
