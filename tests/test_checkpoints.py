@@ -300,7 +300,8 @@ def test_the_file_says_where_it_stands(tmp_path):
 def killed_run(folder, path):
     "In a child process: the run, and its result in a file."
     learner = run(folder, path=path, epochs=8, freeze_epochs=4, cbs=CALLBACKS["accumulation over the end of an epoch"])
-    (folder / "result").write_bytes(result(learner))
+    (folder / "part").write_bytes(result(learner))
+    (folder / "part").rename(folder / "result")
 
 
 def start(folder, path):

@@ -105,7 +105,7 @@ def free_port() -> int:
 
 def page_of(address: str, process) -> str:
     "What JupyterLab answers, once it does."
-    for _ in range(120):
+    for _ in range(600):
         assert process.poll() is None, f"it ended: {process.args}"
         try:
             with urllib.request.urlopen(address) as answer:

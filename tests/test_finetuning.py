@@ -807,7 +807,7 @@ def launch(*arguments):
     "Two processes. With --cpu, accelerate would start only one; --multi_gpu starts two, also without any GPU."
     command = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
                "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=root,
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root,
                           env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout

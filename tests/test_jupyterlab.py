@@ -98,9 +98,10 @@ def pages(browser, lab):
     opened = {}
     for name in NOTEBOOKS:
         page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+        page.set_default_timeout(300_000)  # the notebooks before it are training already
         page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{lab}/lab/workspaces/{name}/tree/{name}.ipynb?token=known")
-        page.wait_for_function(IDLE, timeout=120_000)  # a kernel that is still starting would not see the restart
+        page.wait_for_function(IDLE)  # a kernel that is still starting would not see the restart
         page.evaluate(SEE_BARS)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Restart Kernel and Run All Cells").click()
@@ -119,7 +120,7 @@ def figures():
     return found
 
 
-def ended(page, seconds: int = 300) -> dict:
+def ended(page, seconds: int = 1500) -> dict:
     "What the notebook holds when everything, or a cell that failed, has run."
     for _ in range(seconds):
         state = page.evaluate(RUN_STATE)
@@ -145,7 +146,7 @@ def test_restart_and_run_all(pages, figures, name):
     assert state["figures"] == figures[name] >= 1
     picture = page.locator(".jp-OutputArea img").first
     picture.scroll_into_view_if_needed()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") > 300
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     shot(page, name)
 
 
@@ -168,18 +169,21 @@ def test_tables_are_readable(pages, name, theme):
     ended(page)
     page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
     page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=str("Light" in theme).lower())
-    page.wait_for_timeout(500)
-    seen = page.evaluate(CONTRASTS)
-    assert len(seen) > 5
-    faint = [(round(contrast, 1), text) for contrast, text in seen if contrast < 4.5]
-    assert faint == []
+    for _ in range(60):  # the theme's colours come a moment later
+        page.wait_for_timeout(500)
+        seen = page.evaluate(CONTRASTS)
+        faint = [(round(contrast, 1), text) for contrast, text in seen if contrast < 4.5]
+        if len(seen) > 5 and not faint:
+            break
+    assert len(seen) > 5 and faint == []
     page.locator(".jp-RenderedHTMLCommon table").first.scroll_into_view_if_needed()
     shot(page, f"{name} {theme}")
 
 
 def test_the_launcher_opens_at_the_index(browser, lab):
     page = browser.new_page()
+    page.set_default_timeout(300_000)
     page.goto(f"{lab}/?token=known")
-    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context", timeout=120_000)
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context")
     assert page.evaluate("jupyterapp.shell.currentWidget.context.path") == "index.ipynb"
-    assert "/lab/tree/index.ipynb" in page.url
+    page.wait_for_url("**/lab/tree/index.ipynb*")

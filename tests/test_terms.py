@@ -410,7 +410,7 @@ def test_glossary():
         assert look_up(word).id == id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.text())
 @example("")
 @example("・")
@@ -422,7 +422,7 @@ def test_look_up_answers_or_refuses(word):
         assert "glossary" in str(error)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted({t.en for t in GLOSSARY.values()} | {t.ja for t in GLOSSARY.values()})),
        st.sampled_from([str.upper, str.title, lambda s: f"  {s} ", lambda s: s.replace(" ", "-"),
                         lambda s: "".join(chr(ord(c) + 0xfee0) if "!" <= c <= "~" else c for c in s)]))
@@ -431,12 +431,14 @@ def test_look_up_takes_every_spelling(word, spell):
 
 
 def test_import_is_fast(tmp_path):
-    "Under 100 ms of processor time, over what starting Python takes; the first run compiles."
-    code = "from time import process_time as now; start = now(); import ft_tutorial.terms; print(now() - start)"
+    "Under 100 ms of processor time, over what starting Python takes, or 2.5 times a module of Python's; a first run compiles."
     env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    times = [float(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True,
-                                  check=True).stdout) for _ in range(5)]
-    assert min(times[1:]) < 0.1, times
+
+    def seconds(what) -> float:
+        code = f"from time import process_time as now; start = now(); import {what}; print(now() - start)"
+        return min([float(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True,
+                                         check=True).stdout) for _ in range(5)][1:])
+    assert (ours := seconds("ft_tutorial.terms")) < 0.1 or ours < 2.5 * seconds("unittest.mock"), ours
 
 
 def test_import_is_light():

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -45,7 +45,8 @@ def run_notebook(path: Path, save: bool, python: Path | None = None) -> tuple[st
     notebook = nbformat.read(path, as_version=4)
     runs = {cell.id for cell in nb_test_cells(path)}  # leaves out `#| eval: false` as nbdev-test does
     saved = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
+    client = NotebookClient(notebook, timeout=600, startup_timeout=300, iopub_timeout=120, kernel_name="python3",
+                            extra_arguments=["--log-level=ERROR"],
                             resources={"metadata": {"path": str(path.parent)}})
     if python:
         client.create_kernel_manager()
@@ -83,7 +84,7 @@ def run_all(paths: list[Path], save: bool = False, workers: int = 2, python: Pat
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.jit._script"  # fastai's import, harmless
     passed = failed = 0
-    with ProcessPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # of one process, whose kernels take different ports
         futures = [(path, pool.submit(run_notebook, path, save, python)) for path in paths]
         for path, future in futures:
             message, seconds = future.result()

@@ -76,6 +76,7 @@ def distributions() -> int:
 
 if __name__ == "__main__":
     os.chdir(root)
+    os.environ |= dict(PIP_RETRIES="10", PIP_DEFAULT_TIMEOUT="60")
     total = 0
     for step in [nothing_to_export, fetching, notebooks, tests, distributions]:
         start = time.time()
