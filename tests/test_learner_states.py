@@ -149,7 +149,7 @@ def grown_in_200_steps(optimizer):
 def test_memory_does_not_grow(optimizer):
     tensors, objects = grown_in_200_steps(optimizer)
     print(f"{tensors} tensors, {objects} objects more")
-    assert tensors < 50 and objects < 100  # one batch that something still holds is no growth; one tensor in four steps is
+    assert tensors <= 0 and objects < 100
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -158,4 +158,4 @@ def test_growing_memory_is_seen(monkeypatch):
     monkeypatch.setattr(changing, "_remember", lambda learner: kept.append(usual(learner)) or kept[-1])
     tensors, objects = grown_in_200_steps("Adam")
     print(f"{tensors} tensors, {objects} objects more")
-    assert tensors >= 50 and objects >= 100
+    assert tensors > 0 and objects >= 100
