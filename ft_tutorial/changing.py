@@ -179,6 +179,9 @@ def _change(learner, names: set, batchnorm: str) -> Status:
     exempt = _exempt(learner, batchnorm)
     _check(learner, names, exempt, batchnorm)
     before, opt = _remember(learner), getattr(learner, "opt", None)
+    def put_back():
+        _restore(learner, before)
+        if isinstance(learner, Learner): learner.opt = opt
     try:
         if isinstance(learner, Learner) and opt is None:
             learner.create_opt()
@@ -187,8 +190,7 @@ def _change(learner, names: set, batchnorm: str) -> Status:
             _tell_fastai(learner, names)
         return status(learner)
     except BaseException:  # Ctrl-C too
-        _to_the_end(lambda: _restore(learner, before))
-        if isinstance(learner, Learner): learner.opt = opt
+        _to_the_end(put_back)
         raise
 
 # %% ../nbs/02c_changing.ipynb #load

@@ -14,7 +14,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from test_checkpoints import CALL, make_learner, numbers, result, run
-from test_freezing_random import account
+from test_freezing import account
 from torch import nn
 
 from ft_tutorial import assets

@@ -53,6 +53,16 @@ def make_learner(path, model=None, splitter=body_and_head, **kwargs):
     return learner
 
 
+def account(learner):
+    "All but the tensors: what learns, modes, hooks, callbacks, and what fastai believes."
+    modules = list(learner.model.modules())
+    hooks = [list(m._forward_pre_hooks.values()) + list(m._forward_hooks.values())
+             + list(m._state_dict_hooks.values()) for m in modules]
+    opt = learner.opt
+    return [[p.requires_grad for p in learner.model.parameters()], [m.training for m in modules], hooks,
+            list(learner.cbs), learner.splitter, opt.frozen_idx if opt else 0]
+
+
 def changed(model, train):
     before = copy.deepcopy(model.state_dict())
     train()
@@ -485,35 +495,32 @@ def test_who_looks_or_stops_leaves_the_mode_that_a_held_layer_had(tmp_path, look
     assert learner.model.training and not learner.model[0][1].training
 
 
-def state_of(learner):
-    return ([p.requires_grad for p in learner.model.parameters()], [m.training for m in learner.model.modules()],
-            [len(m._forward_pre_hooks) for m in learner.model.modules()], learner.opt.frozen_idx, learner.splitter)
-
-
 def test_ctrl_c_between_the_freeze_and_the_block(tmp_path, monkeypatch):
     learner = make_learner(tmp_path)
     learner.create_opt()
-    before, was = state_of(learner), []
+    before, was = account(learner), []
 
     def then_ctrl_c(*args, **kwargs):
         freeze(*args, **kwargs)
-        was.append(state_of(learner))
+        was.append(account(learner))
         raise KeyboardInterrupt
     monkeypatch.setattr("ft_tutorial.freezing.freeze", then_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         with frozen(learner):
             pass
-    assert was[0] != before == state_of(learner)  # it had been frozen
+    assert was[0] != before == account(learner)  # it had been frozen
 
 
-def test_ctrl_c_twice_in_a_freeze(tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_optimizer", [True, False])
+def test_ctrl_c_twice_in_a_freeze(tmp_path, monkeypatch, has_optimizer):
     "Once when all but fastai's own account is changed, and once more while that is undone."
     learner = make_learner(tmp_path)
-    learner.create_opt()
-    before, was = state_of(learner), []
+    if has_optimizer:
+        learner.create_opt()
+    before, was = account(learner), []
 
     def ctrl_c(*_):
-        was.append(state_of(learner))
+        was.append(account(learner))
         raise KeyboardInterrupt
 
     def release(model, release=_release):
@@ -524,4 +531,5 @@ def test_ctrl_c_twice_in_a_freeze(tmp_path, monkeypatch):
     monkeypatch.setattr("ft_tutorial.changing._release", release)
     with pytest.raises(KeyboardInterrupt):
         freeze(learner)
-    assert len(was) == 2 and was[0] == was[1] != before == state_of(learner)
+    assert len(was) == 2 and was[0] == was[1] != before == account(learner)
+    assert bool(learner.opt) == has_optimizer

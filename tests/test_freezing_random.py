@@ -7,7 +7,7 @@ import torch
 from fastai.torch_core import params, trainable_params
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from test_freezing import OPTIMIZERS, changed, make_learner
+from test_freezing import OPTIMIZERS, account, changed, make_learner
 from torch import nn
 
 from ft_tutorial.freezing import freeze, frozen, status, unfreeze
@@ -90,16 +90,6 @@ def same(one, other):
     if isinstance(one, torch.Tensor):
         return one.equal(other)
     return one == other
-
-
-def account(learner):
-    "All but the tensors: what learns, modes, hooks, callbacks, and what fastai believes."
-    modules = list(learner.model.modules())
-    hooks = [list(m._forward_pre_hooks.values()) + list(m._forward_hooks.values())
-             + list(m._state_dict_hooks.values()) for m in modules]
-    opt = learner.opt
-    return [[p.requires_grad for p in learner.model.parameters()], [m.training for m in modules], hooks,
-            list(learner.cbs), learner.splitter, opt.frozen_idx if opt else 0]
 
 
 def tensors(learner):
